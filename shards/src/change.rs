@@ -1,0 +1,67 @@
+//! What the ingest thread hands to shards.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use wire::{GapReason, Operation, Position, Positions};
+
+/// One item of the ring from the ingest thread to a shard. Their order is the order of the source; whatever has a place in
+/// that order travels here.
+#[derive(Clone, Debug)]
+pub enum FromIngest {
+    Change(Arc<Change>),
+    /// Everything at or before this position that concerns this shard has been put into the ring before it.
+    Progress(Position),
+    /// The ingest thread routes by the shard's filter of this version (or a later one) from here on: each change after
+    /// `positions`, which hold one position for every configured backend.
+    FilterSeen { version: u64, positions: Positions },
+    Gap(Arc<Gap>),
+}
+
+/// A change, normalized and numbered. Slices refer to the batch it was read in.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub position: Position,
+    /// What it is to subscribers: a soft delete is a delete, its undoing an insert.
+    pub operation: Operation,
+    /// `_id` of the document as stored: one byte of BSON type, then the value.
+    pub key: Bytes,
+    /// The document's id in the flat view (for `plain` the same as `key`), where it is known.
+    pub document_id: Option<Bytes>,
+    pub before: Option<Image>,
+    /// Absent after a hard delete.
+    pub after: Option<Image>,
+    /// What is known of the place of a hard delete that came without an image.
+    pub bare: Option<Bare>,
+}
+
+/// A document as it was, and where.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub tenant: ByteString,
+    pub collection: ByteString,
+    /// BSON, as the source gave it.
+    pub document: Bytes,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bare {
+    pub tenant: Option<ByteString>,
+    pub collection: Option<ByteString>,
+}
+
+/// From this position on, changes of a scope may be missing or meaningless.
+#[derive(Clone, Debug)]
+pub struct Gap {
+    pub position: Position,
+    pub scope: Scope,
+    pub reason: GapReason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Everything,
+    Tenant(ByteString),
+    Collection { tenant: ByteString, collection: ByteString },
+}

@@ -1,0 +1,2 @@
+//! The ingest thread: read, normalize, number, filter, route.
+pub mod source;

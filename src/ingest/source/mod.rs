@@ -1,0 +1,96 @@
+//! Where changes come from. Each kind of backend implements [`Source`]; only the files in this folder know how a backend is
+//! spoken to, and what a resume token looks like inside.
+//!
+//! A stream yields raw change events in MongoDB's form, in the order of the source, and never skips one silently: what it can't
+//! deliver is a [`SourceError`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use wire::{BackendId, Lineage, Position};
+
+/// An opaque resume token: the bytes of a BSON document. Tokens don't sort and are never looked into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumeToken(pub Bytes);
+
+/// Where a stream starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// After the event with this token, which stands at this position.
+    After { position: Position, token: ResumeToken },
+    /// With the first event of this cluster time.
+    At { time: u64 },
+    /// With whatever happens from now on.
+    Now,
+}
+
+/// What a stream is opened for. A backend sees at most one stream of each purpose at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    Live,
+    CatchUp,
+}
+
+/// Who the source is, asked when it is first reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Identity of the source and fingerprint of pipeline and options.
+    pub lineage: Lineage,
+    /// The same in words, for logs and the checkpoint: replica set name and id, or the folder of the embedded store.
+    pub description: String,
+    /// Whether every update and delete comes with the image before it.
+    pub before_images: bool,
+}
+
+pub struct Opened {
+    pub stream: Box<dyn SourceStream>,
+    /// Every event after this `(time, k)` comes out of the stream. For [`Start::After`] that of the position given, for
+    /// [`Start::At`] `(time, 0)`, for [`Start::Now`] a cluster time that the source told while opening.
+    pub start: (u64, u32),
+}
+
+/// Raw change events in order. The bytes of each are one BSON document; its `_id` is its resume token.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub events: Vec<Bytes>,
+    /// A token that stands after all `events` and everything the source scanned since; present also for an empty batch where the
+    /// source tells one.
+    pub resume: Option<ResumeToken>,
+}
+
+/// A configured backend.
+pub trait Source: Send + Sync {
+    fn backend(&self) -> BackendId;
+    /// The backend's name in the configuration.
+    fn name(&self) -> &str;
+    fn identity(&self) -> BoxFuture<'_, Result<Identity, SourceError>>;
+    fn open(&self, start: Start, purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>>;
+}
+
+pub trait SourceStream: Send {
+    /// The next batch; an empty one once `wait` has passed without an event. The future must be driven to its end.
+    fn next(&mut self, wait: Duration) -> BoxFuture<'_, Result<Batch, SourceError>>;
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SourceError {
+    /// The start asked for is no longer in the source's history (MongoDB: 286, 280 on resume).
+    #[error("history lost: {0}")]
+    HistoryLost(String),
+    /// The token belongs to another source or pipeline (MongoDB: 260).
+    #[error("resume token refused: {0}")]
+    BadToken(String),
+    /// The next event is too large for the source to hand out (MongoDB: 10334).
+    #[error("event too large: {0}")]
+    Oversize(String),
+    /// The stream has ended by itself, as after an invalidate; reopening goes after it.
+    #[error("stream ended: {0}")]
+    Ended(String),
+    /// Expected to go away by itself: lost connection, election, killed cursor. Reopen with backoff.
+    #[error("source unavailable: {0}")]
+    Transient(String),
+    /// Will not go away by itself: authentication, privileges, not a replica set, bad options.
+    #[error("source refused: {0}")]
+    Fatal(String),
+}

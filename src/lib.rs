@@ -1,0 +1,2 @@
+//! The node: what runs once per process.
+pub mod ingest;

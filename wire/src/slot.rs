@@ -1,0 +1,39 @@
+//! Which shard owns a collection: part of the protocol, so that a Gateway sends a subscription straight to its owner.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// Slots that collections hash to. Shards own ranges of slots.
+pub const SLOTS: u16 = 4096;
+
+/// The place of a collection: XXH3-64 (seed 0) over the tenant's bytes, one zero byte, the collection's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlaceHash(pub u64);
+
+impl PlaceHash {
+    pub fn of(tenant: &str, collection: &str) -> Self {
+        let mut hasher = Xxh3Default::new();
+        hasher.update(tenant.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(collection.as_bytes());
+        Self(hasher.digest())
+    }
+
+    /// The hash modulo [`SLOTS`].
+    pub fn slot(self) -> u16 {
+        (self.0 % u64::from(SLOTS)) as u16
+    }
+}
+
+/// Slots over shards: shard `i` of `n` owns the slots `s` with `s * n / SLOTS == i`, so that each owns one run of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct SlotTable {
+    pub shards: u16,
+}
+
+impl SlotTable {
+    pub fn owner(&self, place: PlaceHash) -> u16 {
+        (u32::from(place.slot()) * u32::from(self.shards) / u32::from(SLOTS)) as u16
+    }
+}
