@@ -1,9 +1,18 @@
 //! The protocol between Streamer and its Gateways: messages, their encoding, and the hash that tells which shard owns what.
 
+pub mod batch;
+mod body;
+mod codec;
 mod message;
 mod position;
 mod slot;
 
+pub use batch::{EventEntryRef, EventsEncoder, begin_events};
+pub use body::{MAX_BACKENDS, Message};
+pub use codec::{
+    Decoder, HEADER_BYTES, MAX_BODY_BYTES, MAX_FRAME_BODY_BYTES, MAX_HELLO_BODY_BYTES, MORE, WireError, encode_ack,
+    encode_delivery, encode_reply, encode_request,
+};
 pub use message::*;
 pub use position::{BackendId, BadPosition, EventId, Lineage, Position, Positions};
 pub use slot::{PlaceHash, SLOTS, SlotTable};

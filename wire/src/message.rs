@@ -12,6 +12,9 @@ use crate::{EventId, Position, Positions, SlotTable};
 /// ALPN of the protocol.
 pub const ALPN: &[u8] = b"streamer/1";
 
+/// First field of a hello's body. Another version has another meaning of what follows, and is refused.
+pub const PROTOCOL_VERSION: u16 = 1;
+
 /// Requests of a session that may wait for their answer at once.
 pub const MAX_UNANSWERED_REQUESTS: usize = 1024;
 
@@ -101,12 +104,24 @@ pub struct ShardAddress {
 pub enum Reply {
     /// Answers the hello.
     Welcome(Box<Welcome>),
-    Subscribed { request: RequestId, results: Vec<SubscribeResult> },
-    Unsubscribed { request: RequestId },
-    Synced { request: RequestId },
-    Pong { nonce: u64 },
+    Subscribed {
+        request: RequestId,
+        results: Vec<SubscribeResult>,
+    },
+    Unsubscribed {
+        request: RequestId,
+    },
+    Synced {
+        request: RequestId,
+    },
+    Pong {
+        nonce: u64,
+    },
     /// The session ends for this reason; the connection is closed with the same code.
-    Refused { code: ErrorCode, message: String },
+    Refused {
+        code: ErrorCode,
+        message: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -130,10 +145,18 @@ pub struct Welcome {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub enum SubscribeResult {
     /// Registered. `Bound` follows on the delivery stream, possibly before this.
-    Accepted { registration: Registration, expires_in_s: u32 },
+    Accepted {
+        registration: Registration,
+        expires_in_s: u32,
+    },
     /// Another shard owns the collection.
-    NotOwner { owner: ShardAddress },
-    Rejected { code: ErrorCode, message: String },
+    NotOwner {
+        owner: ShardAddress,
+    },
+    Rejected {
+        code: ErrorCode,
+        message: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
@@ -146,7 +169,7 @@ pub enum Registration {
     Replaced,
 }
 
-/// Codes of refusals, the same over QUIC and HTTP. The number is the QUIC application error code.
+/// Codes of refusals, the same over QUIC and HTTP. [`ErrorCode::quic_code`] is the QUIC application error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ErrorCode {
@@ -170,6 +193,43 @@ pub enum ErrorCode {
     TooManyRequests,
     ShuttingDown,
     Internal,
+    /// The hello speaks another version of the protocol.
+    UnsupportedVersion,
+}
+
+impl ErrorCode {
+    /// All codes, each at the place of its number on the wire.
+    pub const ALL: [Self; 18] = [
+        Self::InvalidRequest,
+        Self::InvalidFilter,
+        Self::CelCompilationFailed,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::SubscriptionExists,
+        Self::SubscriptionNotFound,
+        Self::SubscriptionExpired,
+        Self::GatewayQuotaExceeded,
+        Self::TenantQuotaExceeded,
+        Self::GlobalQuotaExceeded,
+        Self::Superseded,
+        Self::ProtocolViolation,
+        Self::ReceivedDeadline,
+        Self::TooManyRequests,
+        Self::ShuttingDown,
+        Self::Internal,
+        Self::UnsupportedVersion,
+    ];
+
+    /// Code that a connection is closed with: the number on the wire plus 1, because 0 is a connection closed without a reason.
+    pub const fn quic_code(self) -> u32 {
+        self as u32 + 1
+    }
+
+    /// `None` for 0 and for codes of a later version.
+    pub fn from_quic_code(code: u64) -> Option<Self> {
+        let place = usize::try_from(code.checked_sub(1)?).ok()?;
+        Self::ALL.get(place).copied()
+    }
 }
 
 /// Gateway to shard, on the ack stream. Both are cumulative over the entries of this session's delivery stream that carry a
