@@ -43,6 +43,9 @@ pub const MORE: u8 = 0x00;
 
 const LENGTH_BYTES: usize = 4;
 
+/// Room that a decoder keeps while nothing waits in it.
+const IDLE_BUFFER_BYTES: usize = 64 * 1024;
+
 // A length must fit its field, and one full frame must fit into a message.
 const _: () = assert!(MAX_FRAME_BODY_BYTES < u32::MAX as usize);
 const _: () = assert!(MAX_FRAME_BODY_BYTES <= MAX_BODY_BYTES);
@@ -272,7 +275,7 @@ impl<M: Message> Decoder<M> {
             if kind == MORE {
                 self.partial.extend_from_slice(body);
                 self.continued = true;
-                self.buffer.advance(end);
+                self.consume(end);
                 continue;
             }
             let decoded = match known {
@@ -283,12 +286,20 @@ impl<M: Message> Decoder<M> {
                 }
                 Some(name) => Some(decode_body(name, kind, body)?),
             };
-            self.buffer.advance(end);
+            self.consume(end);
             self.partial = BytesMut::new();
             self.continued = false;
             if decoded.is_some() {
                 return Ok(decoded);
             }
+        }
+    }
+
+    /// Drops a decoded frame. An idle stream keeps no room of the size of the largest message that it carried.
+    fn consume(&mut self, bytes: usize) {
+        self.buffer.advance(bytes);
+        if self.buffer.is_empty() && self.buffer.capacity() > IDLE_BUFFER_BYTES {
+            self.buffer = BytesMut::new();
         }
     }
 }

@@ -4,8 +4,10 @@
 //! *delivery* (unidirectional, opened by the shard). Each has its own message type here, so that a message on a stream it
 //! doesn't belong to can't be decoded.
 
+use std::fmt;
+
 use bincode::{Decode, Encode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{EventId, Position, Positions, SlotTable};
 
@@ -26,9 +28,30 @@ pub struct Handle(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
-/// 128 random bits, new at every start of a node. Fences acks, never positions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+/// 128 random bits, new at every start of a node. Fences acks, never positions. As text and in JSON: 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Epoch(pub u128);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Epoch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u128::from_str_radix(&text, 16)
+            .map(Self)
+            .map_err(|_| D::Error::custom(format!("epoch {text:?} is not 32 hexadecimal digits")))
+    }
+}
 
 /// A subscription's name towards the node: unique within a Gateway and tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
@@ -281,10 +304,32 @@ pub struct EventEntry {
     pub tenant: String,
     pub collection: String,
     /// The document's id: one byte of BSON type, then the BSON value.
+    #[serde(with = "hexadecimal")]
     pub document_id: Vec<u8>,
     pub targets: Vec<Target>,
     /// BSON of the image that matched, as the source gave it; empty where none is known.
+    #[serde(with = "hexadecimal")]
     pub document: Vec<u8>,
+}
+
+/// Bytes as hexadecimal text, where a message is shown as JSON.
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        let byte = |[high, low]: [u8; 2]| Some((digit(high)? * 16 + digit(low)?) as u8);
+        let bytes: Option<Vec<u8>> = pairs.iter().map(|pair| byte(*pair)).collect();
+        bytes
+            .filter(|_| rest.is_empty())
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is not pairs of hexadecimal digits")))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]

@@ -141,3 +141,46 @@ impl FromIterator<Position> for Positions {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(backend: u32, lineage: u64, time: u64, k: u32) -> Position {
+        Position { backend: BackendId(backend), lineage: Lineage(lineage), time, k }
+    }
+
+    #[test]
+    fn order_exists_within_one_history_only() {
+        assert_eq!(at(1, 1, 5, 2).compare(&at(1, 1, 5, 3)), Some(Ordering::Less));
+        assert_eq!(at(1, 1, 6, 0).compare(&at(1, 1, 5, 3)), Some(Ordering::Greater));
+        assert_eq!(at(1, 1, 5, 2).compare(&at(1, 1, 5, 2)), Some(Ordering::Equal));
+        assert_eq!(at(1, 1, 5, 2).compare(&at(2, 1, 5, 3)), None);
+        assert_eq!(at(1, 1, 5, 2).compare(&at(1, 2, 5, 3)), None);
+        assert!(!at(1, 1, 5, 2).is_covered_by(&at(1, 2, 9, 9)));
+    }
+
+    #[test]
+    fn an_advance_goes_forward_or_to_another_history() {
+        let mut positions = Positions::default();
+        positions.advance(at(1, 1, 5, 2));
+        positions.advance(at(1, 1, 4, 9));
+        assert_eq!(positions.get(BackendId(1)), Some(&at(1, 1, 5, 2)));
+        assert!(positions.covers(&at(1, 1, 5, 2)));
+        assert!(!positions.covers(&at(1, 1, 5, 3)));
+        positions.advance(at(1, 2, 1, 1));
+        assert!(!positions.covers(&at(1, 1, 4, 9)), "the old history is over");
+        positions.advance(at(2, 1, 1, 1));
+        assert_eq!(positions.len(), 2);
+    }
+
+    #[test]
+    fn text_comes_back() {
+        for position in [at(0, 0, 0, 0), at(u32::MAX, u64::MAX, u64::MAX, u32::MAX), at(7, 8, 9, 10)] {
+            assert_eq!(position.to_string().parse(), Ok(position));
+        }
+        for bad in ["", "1-2-3", "1-2-3-4-5", "x-2-3-4", "100000000-2-3-4"] {
+            assert_eq!(bad.parse::<Position>(), Err(BadPosition(bad.into())));
+        }
+    }
+}

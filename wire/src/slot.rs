@@ -37,3 +37,32 @@ impl SlotTable {
         (u32::from(place.slot()) * u32::from(self.shards) / u32::from(SLOTS)) as u16
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The slot is the hash modulo [`SLOTS`], so the slot itself will do as a hash here.
+    fn owner(shards: u16, slot: u16) -> u16 {
+        SlotTable { shards }.owner(PlaceHash(u64::from(slot)))
+    }
+
+    #[test]
+    fn each_shard_owns_one_run_of_slots_of_nearly_the_same_length() {
+        for shards in [1, 2, 3, 5, 8, 64, 4096] {
+            let owners: Vec<u16> = (0..SLOTS).map(|slot| owner(shards, slot)).collect();
+            assert!(owners.is_sorted());
+            assert_eq!((owners[0], owners[usize::from(SLOTS) - 1]), (0, shards - 1));
+            for shard in 0..shards {
+                let slots = owners.iter().filter(|owner| **owner == shard).count();
+                let share = usize::from(SLOTS / shards);
+                assert!((share..=share + 1).contains(&slots), "shard {shard} of {shards} owns {slots}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_zero_byte_keeps_names_apart() {
+        assert_ne!(PlaceHash::of("ab", "c"), PlaceHash::of("a", "bc"));
+    }
+}
