@@ -1,2 +1,4 @@
 //! The node: what runs once per process.
+pub mod affinity;
+pub mod config;
 pub mod ingest;
