@@ -1,31 +1,124 @@
 //! Filters and CEL expressions, compiled to one form and evaluated on raw BSON.
-pub mod mapping;
+//!
+//! - [`Predicate::compile`] takes a [`Source`] and a [`Mapping`], [`Predicate::evaluate`] an image. Nothing is decoded but what
+//!   the CEL interpreter needs, for the expressions that are left to it.
+//! - [`Path`] and [`Value`] are what an index keys equalities by. `Value` agrees with `==`.
+//! - What compares how is `docs/semantics.md`.
+//!
+//! Invariants:
+//! - Hostile text is an error of [`Predicate::compile`], hostile documents at most an [`Outcome`]; neither is a panic.
+//! - All that is bounded is bounded before it is parsed: the limits are the constants of this crate.
 
-use bson::{RawBsonRef, RawDocument};
-pub use mapping::Mapping;
+pub mod extjson;
+mod filter;
+pub mod mapping;
+mod number;
+mod path;
+mod value;
+
+use bson::RawDocument;
+
+pub use filter::{FILTERS_BYTES_MAX, FILTERS_MAX, LIST_MAX, Op};
+pub use mapping::{Mapping, MappingError, Nested};
+pub use path::{PATH_BYTES_MAX, PATH_DEPTH_MAX, Path};
+pub use value::{
+    CanonicalBytes, StoredId, Value, compare, equal, raw_of_stored_id, stored_id, stored_string_id, write_canonical,
+};
+
+use filter::Filter;
+
+/// Stack of a thread that compiles. The bounds on expressions keep the parser well below it.
+pub const COMPILE_STACK_BYTES: usize = 16 << 20;
 
 /// What is compiled: a JSON list of filters (empty text: none) ANDed with a CEL expression (empty text: none).
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> { pub filters: &'a str, pub expr: &'a str }
-
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum CompileError {
-    #[error("{0}")]
-    InvalidFilter(String),
-    #[error("{0}")]
-    Cel(String),
+pub struct Source<'a> {
+    pub filters: &'a str,
+    pub expr: &'a str,
 }
 
+/// Why a source does not compile. The text names what was wrong, where, and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    #[error("{}", filter_message(*index, field.as_deref(), op.as_deref(), what))]
+    InvalidFilter {
+        /// Place in the list, from 0. None where the list as a whole is wrong.
+        index: Option<usize>,
+        field: Option<String>,
+        op: Option<String>,
+        what: String,
+    },
+    #[error("expression{}: {what}", offset.map_or(String::new(), |offset| format!(" at byte {offset}")))]
+    Cel {
+        /// Byte in the expression, where it is known.
+        offset: Option<usize>,
+        what: String,
+    },
+}
+
+impl CompileError {
+    /// The error code of the registration API.
+    pub fn code(&self) -> &'static str {
+        match self {
+            CompileError::InvalidFilter { .. } => "INVALID_FILTER",
+            CompileError::Cel { .. } => "CEL_COMPILATION_FAILED",
+        }
+    }
+}
+
+fn filter_message(index: Option<usize>, field: Option<&str>, op: Option<&str>, what: &str) -> String {
+    let mut text = String::from("filter");
+    if let Some(index) = index {
+        text.push_str(&format!(" {index}"));
+    }
+    if let Some(field) = field {
+        text.push_str(&format!(" on `{field}`"));
+    }
+    if let Some(op) = op {
+        text.push_str(&format!(" with `{op}`"));
+    }
+    text.push_str(": ");
+    text.push_str(what);
+    text
+}
+
+/// A compiled source. Cheap to share, it never changes.
 #[derive(Debug)]
-pub struct Predicate { }
+pub struct Predicate {
+    filters: Vec<Filter>,
+    equalities: Vec<(Path, Value)>,
+    document_id: Option<Value>,
+}
 
 /// Result of one evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome { True, False, /** CEL error: no match, counted. */ Error, /** the cost budget ran out */ OverBudget }
+pub enum Outcome {
+    True,
+    False,
+    /// CEL error: no match, counted.
+    Error,
+    /// The cost budget ran out.
+    OverBudget,
+}
 
-/// kind of the change, `type` in CEL
+/// Kind of the change, `type` in CEL: `"insert"`, `"update"`, `"delete"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeType { Insert, Update, Delete }
+pub enum ChangeType {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl ChangeType {
+    /// As CEL sees it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ChangeType::Insert => "insert",
+            ChangeType::Update => "update",
+            ChangeType::Delete => "delete",
+        }
+    }
+}
 
 /// What an expression may see beside the image itself.
 #[derive(Clone, Copy, Debug)]
@@ -39,34 +132,66 @@ pub struct Context<'a> {
 
 /// Cost units left. One unit is about one visited BSON element or one interpreter step.
 #[derive(Clone, Copy, Debug)]
-pub struct Budget { pub units: u64 }
-
-/// A value, canonical under `==`: numbers by exact value across int32/int64/double/decimal. Hash and Eq agree with `==` of section 8; never made for NaN, arrays, documents.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Value(Vec<u8>);
-impl Value {
-    /// None for what equals nothing (NaN) or cannot be an index key.
-    pub fn of(_raw: RawBsonRef<'_>) -> Option<Value> { todo!() }
+pub struct Budget {
+    pub units: u64,
 }
 
-/// A logical field, resolved through the mapping to where it stands in the image.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Path { }
-impl Path {
-    /// the value at this path in an image, or None when missing
-    pub fn get<'a>(&self, _image: &'a RawDocument) -> Option<RawBsonRef<'a>> { todo!() }
+impl Budget {
+    pub(crate) fn spend(&mut self, units: u64) {
+        self.units = self.units.saturating_sub(units);
+    }
+
+    /// A budget that has reached zero counts as overdrawn: whoever finds it so gives up.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.units == 0
+    }
 }
 
 impl Predicate {
-    /// Call on a thread with at least `COMPILE_STACK_BYTES` of stack, or through `Compiler`.
-    pub fn compile(_source: Source<'_>, _mapping: &Mapping) -> Result<Predicate, CompileError> { todo!() }
+    /// Call on a thread with at least [`COMPILE_STACK_BYTES`] of stack.
+    pub fn compile(source: Source<'_>, mapping: &Mapping) -> Result<Predicate, CompileError> {
+        let filters = filter::parse(source.filters, mapping)?;
+        if !source.expr.is_empty() {
+            let what = "expressions are not compiled by this build".to_owned();
+            return Err(CompileError::Cel { offset: None, what });
+        }
+        let equalities: Vec<(Path, Value)> = filters.iter().filter_map(Filter::equality).collect();
+        let id_path = mapping.id_path();
+        let document_id = equalities.iter().find(|(path, _)| *path == id_path).map(|(_, value)| value.clone());
+        Ok(Predicate { filters, equalities, document_id })
+    }
+
     /// The document this predicate is bound to, when it holds for at most one document: the value that the document id must equal.
-    pub fn document_id(&self) -> Option<&Value> { todo!() }
+    pub fn document_id(&self) -> Option<&Value> {
+        self.document_id.as_ref()
+    }
+
     /// Equalities that must all hold (from filters and from native CEL): candidates for an index anchor.
-    pub fn equalities(&self) -> &[(Path, Value)] { todo!() }
-    /// true when the predicate has nothing to check (no filters, no expression)
-    pub fn is_always_true(&self) -> bool { todo!() }
+    pub fn equalities(&self) -> &[(Path, Value)] {
+        &self.equalities
+    }
+
+    /// True when the predicate has nothing to check (no filters, no expression).
+    pub fn is_always_true(&self) -> bool {
+        self.filters.is_empty()
+    }
+
     /// Whether the expression mentions `before` or `type`: such a predicate is about the change, not the image.
-    pub fn reads_change(&self) -> bool { todo!() }
-    pub fn evaluate(&self, _image: &RawDocument, _context: &Context<'_>, _budget: &mut Budget) -> Outcome { todo!() }
+    pub fn reads_change(&self) -> bool {
+        false
+    }
+
+    /// Evaluates on one image. Takes what it costs from the budget; with nothing left it answers [`Outcome::OverBudget`].
+    pub fn evaluate(&self, image: &RawDocument, _context: &Context<'_>, budget: &mut Budget) -> Outcome {
+        for filter in &self.filters {
+            let holds = filter.holds(image, budget);
+            if budget.is_spent() {
+                return Outcome::OverBudget;
+            }
+            if !holds {
+                return Outcome::False;
+            }
+        }
+        Outcome::True
+    }
 }

@@ -1,0 +1,129 @@
+//! Logical fields, resolved through the mapping to where they stand in an image.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bson::{RawBsonRef, RawDocument};
+
+use crate::mapping::Nested;
+
+/// Segments of a dotted path.
+pub const PATH_DEPTH_MAX: usize = 32;
+/// Bytes of a dotted path.
+pub const PATH_BYTES_MAX: usize = 1024;
+
+/// A logical field, resolved through the mapping to where it stands in the image. A path walks documents only: it neither looks
+/// into arrays nor takes a number for the position in one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Path(Place);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    /// From the root of the image, one name a level.
+    Fields(Arc<[Box<str>]>),
+    /// The document id of a nested layout, which is computed.
+    NestedId(Arc<NestedId>),
+    /// A field within the computed document id, which is a string and has none.
+    Nowhere,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct NestedId {
+    data: Box<str>,
+    id: Box<str>,
+    full_path: Box<str>,
+}
+
+impl Path {
+    /// The value at this path in an image, or None when missing.
+    pub fn get<'a>(&self, image: &'a RawDocument) -> Option<RawBsonRef<'a>> {
+        match &self.0 {
+            Place::Fields(names) => walk(image, names),
+            Place::NestedId(id) => nested_id(image, &id.data, &id.id, &id.full_path).map(RawBsonRef::String),
+            Place::Nowhere => None,
+        }
+    }
+
+    /// The names from the root of the image down to the value. None for the document id of a nested layout, which is computed.
+    pub fn fields(&self) -> Option<&[Box<str>]> {
+        match &self.0 {
+            Place::Fields(names) => Some(names),
+            Place::NestedId(_) | Place::Nowhere => None,
+        }
+    }
+
+    pub(crate) fn of_fields<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
+        Path(Place::Fields(names.into_iter().map(Box::from).collect()))
+    }
+
+    pub(crate) fn of_nested_id(nested: &Nested) -> Path {
+        Path(Place::NestedId(Arc::new(NestedId {
+            data: nested.data.as_str().into(),
+            id: nested.id.as_str().into(),
+            full_path: nested.full_path.as_str().into(),
+        })))
+    }
+
+    pub(crate) fn nowhere() -> Path {
+        Path(Place::Nowhere)
+    }
+
+    /// Cost units of one look-up.
+    pub(crate) fn cost(&self) -> u64 {
+        match &self.0 {
+            Place::Fields(names) => names.len() as u64,
+            Place::NestedId(_) => 3,
+            Place::Nowhere => 1,
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Fields(names) => formatter.write_str(&names.join(".")),
+            Place::NestedId(_) => formatter.write_str("<document id>"),
+            Place::Nowhere => formatter.write_str("<nowhere>"),
+        }
+    }
+}
+
+/// The first field of that name, as everywhere in this crate. A malformed document counts as one that ends where it breaks.
+pub(crate) fn field<'a>(document: &'a RawDocument, name: &str) -> Option<RawBsonRef<'a>> {
+    for element in document.iter_elements() {
+        let element = element.ok()?;
+        if element.key().as_str() == name {
+            return element.value().ok();
+        }
+    }
+    None
+}
+
+pub(crate) fn walk<'a, N: AsRef<str>>(document: &'a RawDocument, names: &[N]) -> Option<RawBsonRef<'a>> {
+    let (last, parents) = names.split_last()?;
+    let mut document = document;
+    for name in parents {
+        document = field(document, name.as_ref())?.as_document()?;
+    }
+    field(document, last.as_ref())
+}
+
+/// `data.id` when it is a string, else the last segment of the full path.
+pub(crate) fn nested_id<'a>(image: &'a RawDocument, data: &str, id: &str, full_path: &str) -> Option<&'a str> {
+    let mut path = None;
+    let mut data_seen = false;
+    for element in image.iter_elements() {
+        let Ok(element) = element else { break };
+        let name = element.key().as_str();
+        if name == data && !data_seen {
+            data_seen = true;
+            let user = element.value().ok().and_then(|value| value.as_document());
+            if let Some(RawBsonRef::String(found)) = user.and_then(|user| field(user, id)) {
+                return Some(found);
+            }
+        } else if name == full_path && path.is_none() {
+            path = element.value().ok().and_then(|value| value.as_str());
+        }
+    }
+    path.map(|path: &str| path.rsplit('/').next().unwrap_or(path))
+}
