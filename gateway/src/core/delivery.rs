@@ -1,0 +1,357 @@
+//! The delivery stream: every message has its place in the order, and goes into the queue (or only past it) at that place.
+
+use std::sync::Arc;
+
+use wire::{Bound, Certainty, CloseReason, Delivery, EventEntry, GapReason, Handle, Position, Positions, ResyncReason};
+
+use super::{
+    AppEvent, Change, GatewayCore, SessionId,
+    fifo::{Effect, Entry, State},
+    session::{Floor, Session},
+    subscriptions::{Subscription, SubscriptionRef},
+    verify::{Verdict, Verifier},
+};
+
+/// What the shard did that the protocol does not allow.
+type Violation = String;
+
+/// What is left to do once the session is back in its place.
+enum After {
+    Nothing,
+    /// The subscription's state has changed so that its removal may now be due.
+    MayBeRemoved(SubscriptionRef),
+    /// The subscription is gone at the node, as was asked.
+    Forget(SubscriptionRef),
+}
+
+impl GatewayCore {
+    pub(super) fn delivered(&mut self, id: SessionId, delivery: Delivery) {
+        let now = self.now;
+        // Taken out, so that the queue and the subscriptions can be changed beside it; put back before anything looks for it.
+        let Some(mut session) = self.sessions.remove(&id) else { return };
+        session.heard_at = now;
+        let outcome = if session.is_ready() {
+            self.take(&mut session, delivery)
+        } else if session.early.len() < EARLY_MAX {
+            session.early.push_back(delivery);
+            Ok(After::Nothing)
+        } else {
+            Err(format!("more than {EARLY_MAX} deliveries before the welcome"))
+        };
+        self.sessions.insert(id, session);
+        match outcome {
+            Ok(After::Nothing) => {}
+            Ok(After::MayBeRemoved(reference)) => self.ask_for_removal(reference),
+            Ok(After::Forget(reference)) => self.forget(reference),
+            Err(what) => self.violated(id, what),
+        }
+    }
+
+    /// What came before the welcome, now that it is there.
+    pub(super) fn deliver_early(&mut self, id: SessionId) {
+        while let Some(delivery) = self.sessions.get_mut(&id).and_then(|session| session.early.pop_front()) {
+            self.delivered(id, delivery);
+        }
+    }
+
+    fn take(&mut self, session: &mut Session, delivery: Delivery) -> Result<After, Violation> {
+        match delivery {
+            Delivery::Events(entries) => {
+                for entry in entries {
+                    self.event(session, entry)?;
+                }
+            }
+            Delivery::Bound(bound) => return self.bound(session, *bound).map(After::MayBeRemoved),
+            Delivery::Heartbeat { last_seq, positions } => self.heartbeat(session, last_seq, positions)?,
+            Delivery::Gap { seq, position, reason, handles } => self.gap(session, seq, position, reason, &handles)?,
+            Delivery::Resync { seq, handle, reason, live_from } => {
+                self.resync(session, seq, handle, reason, live_from)?;
+            }
+            Delivery::CaughtUp { handles, positions } => self.caught_up(session, &handles, positions)?,
+            Delivery::Closed { handle, reason } => return self.closed(session, handle, reason),
+            Delivery::GoAway { within_ms, reason } => {
+                tracing::debug!(within_ms, ?reason, "the node is about to go");
+                session.leave_at = Some(self.now.after(self.jitter.up_to(u64::from(within_ms))));
+            }
+        }
+        Ok(After::Nothing)
+    }
+
+    fn event(&mut self, session: &mut Session, entry: EventEntry) -> Result<(), Violation> {
+        let seq = count(session, entry.seq)?;
+        self.counters.received += 1;
+        let position = entry.id;
+        let entry = Arc::new(entry);
+        let mut pushed = false;
+        for target in &entry.targets {
+            let reference = subscription_of(session, target.handle)?;
+            let Some(subscription) = self.subscriptions.get_mut(reference).filter(|s| s.is_open()) else {
+                self.counters.unwanted_dropped += 1;
+                continue;
+            };
+            if subscription.has_had(session, &position) {
+                self.counters.duplicates_dropped += 1;
+                continue;
+            }
+            subscription.handed.advance(position);
+            let mut certainty = target.certainty;
+            if certainty == Certainty::Unverified {
+                match subscription.verdict(&entry, &self.mapping) {
+                    Verdict::Matched => certainty = Certainty::Matched,
+                    Verdict::Unknown => {}
+                    Verdict::Dropped => {
+                        self.counters.unmatched_dropped += 1;
+                        continue;
+                    }
+                }
+            }
+            let change = Change {
+                subscription: Arc::clone(&subscription.key),
+                partition: session.partition(),
+                transition: target.transition,
+                certainty,
+                entry: Arc::clone(&entry),
+                mapping: Arc::clone(&self.mapping),
+            };
+            // The document is shared by all that it goes to.
+            let bytes = ITEM_BYTES + if pushed { 0 } else { entry_bytes(&entry) };
+            pushed = true;
+            self.put(session, reference, AppEvent::Change(change), bytes, Effect::Advance(position));
+        }
+        self.complete(session, seq, pushed);
+        Ok(())
+    }
+
+    fn bound(&mut self, session: &mut Session, bound: Bound) -> Result<SubscriptionRef, Violation> {
+        let Bound { handle, key, live_from, leaves, .. } = bound;
+        // One that is being removed comes first: the one that follows it has not been presented yet.
+        let holder = self.subscriptions.condemned(&key).or_else(|| self.subscriptions.current(&key));
+        let open = holder.filter(|reference| self.subscriptions.get(*reference).is_some_and(|s| !s.ended));
+        let reference = open.unwrap_or_else(|| {
+            // Registered over HTTP for this Gateway.
+            let mut subscription = Subscription::new(Arc::new(key), None, Positions::default());
+            subscription.owner = session.partition();
+            self.subscriptions.insert(subscription)
+        });
+        if session.handles.insert(handle, reference).is_some() {
+            return Err(format!("handle {} was bound twice", handle.0));
+        }
+        let floor_version = self.floor_version;
+        let Some(subscription) = self.subscriptions.get_mut(reference) else { return Ok(reference) };
+        match subscription.session.filter(|_| subscription.bound) {
+            Some(id) if id == session.id => subscription.keep_floors(session, floor_version),
+            Some(id) => {
+                if let Some(other) = self.sessions.get(&id) {
+                    subscription.keep_floors(other, floor_version);
+                }
+            }
+            None => subscription.keep_floors(session, floor_version),
+        }
+        subscription.session = Some(session.id);
+        subscription.bound = true;
+        if subscription.item.is_none() {
+            subscription.owner = session.partition();
+            // Nobody could present its position, so what lies between is nobody's to send.
+            if subscription.is_broken_at(&live_from) {
+                subscription.handed = live_from.clone();
+                let event = AppEvent::Resync {
+                    subscription: Arc::clone(&subscription.key),
+                    reason: ResyncReason::PositionTooOld,
+                    live_from: live_from.clone(),
+                };
+                self.counters.resyncs += 1;
+                let effect = Effect::Replace { positions: live_from.clone(), floor_version };
+                self.put(session, reference, event, ITEM_BYTES, effect);
+            }
+        }
+        let Some(subscription) = self.subscriptions.get_mut(reference) else { return Ok(reference) };
+        subscription.begin_at(&live_from);
+        let event = AppEvent::Live { subscription: Arc::clone(&subscription.key), live_from, leaves };
+        self.put(session, reference, event, ITEM_BYTES, Effect::None);
+        Ok(reference)
+    }
+
+    fn heartbeat(&mut self, session: &mut Session, last_seq: u64, positions: Positions) -> Result<(), Violation> {
+        if last_seq > session.counted.received {
+            let received = session.counted.received;
+            return Err(format!("the heartbeat speaks of entry {last_seq}, only {received} have come"));
+        }
+        self.floor_version += 1;
+        session.handed_floor = Floor { positions: positions.clone(), version: self.floor_version };
+        let effect = Effect::Floor { positions, version: self.floor_version };
+        self.enqueue(Entry::mark(session.id, 0, effect));
+        Ok(())
+    }
+
+    fn gap(
+        &mut self,
+        session: &mut Session,
+        seq: u64,
+        position: Position,
+        reason: GapReason,
+        handles: &[Handle],
+    ) -> Result<(), Violation> {
+        let seq = count(session, seq)?;
+        let mut pushed = false;
+        for handle in handles {
+            let reference = subscription_of(session, *handle)?;
+            let Some(subscription) = self.subscriptions.get_mut(reference).filter(|s| s.is_open()) else {
+                self.counters.unwanted_dropped += 1;
+                continue;
+            };
+            if subscription.has_had(session, &position) {
+                self.counters.duplicates_dropped += 1;
+                continue;
+            }
+            subscription.handed.advance(position);
+            let event = AppEvent::Gap { subscription: Arc::clone(&subscription.key), reason, position };
+            self.counters.gaps += 1;
+            pushed = true;
+            self.put(session, reference, event, ITEM_BYTES, Effect::Advance(position));
+        }
+        self.complete(session, seq, pushed);
+        Ok(())
+    }
+
+    fn resync(
+        &mut self,
+        session: &mut Session,
+        seq: u64,
+        handle: Handle,
+        reason: ResyncReason,
+        live_from: Positions,
+    ) -> Result<(), Violation> {
+        let seq = count(session, seq)?;
+        let reference = subscription_of(session, handle)?;
+        let floor_version = self.floor_version;
+        let mut pushed = false;
+        if let Some(subscription) = self.subscriptions.get_mut(reference).filter(|s| s.is_open()) {
+            subscription.handed = live_from.clone();
+            subscription.handed_version = floor_version;
+            let event =
+                AppEvent::Resync { subscription: Arc::clone(&subscription.key), reason, live_from: live_from.clone() };
+            self.counters.resyncs += 1;
+            pushed = true;
+            let effect = Effect::Replace { positions: live_from, floor_version };
+            self.put(session, reference, event, ITEM_BYTES, effect);
+        }
+        self.complete(session, seq, pushed);
+        Ok(())
+    }
+
+    fn caught_up(&mut self, session: &mut Session, handles: &[Handle], positions: Positions) -> Result<(), Violation> {
+        let mut subscriptions = Vec::with_capacity(handles.len());
+        for handle in handles {
+            let reference = subscription_of(session, *handle)?;
+            if let Some(subscription) = self.subscriptions.get_mut(reference) {
+                positions.iter().for_each(|position| subscription.handed.advance(*position));
+                subscriptions.push(reference);
+            }
+        }
+        self.enqueue(Entry::mark(session.id, 0, Effect::AdvanceAll { subscriptions, positions }));
+        Ok(())
+    }
+
+    fn closed(&mut self, session: &mut Session, handle: Handle, reason: CloseReason) -> Result<After, Violation> {
+        let reference = subscription_of(session, handle)?;
+        session.handles.remove(&handle);
+        let floor_version = self.floor_version;
+        let here = |subscription: &&mut Subscription| !subscription.ended && subscription.session == Some(session.id);
+        let Some(subscription) = self.subscriptions.get_mut(reference).filter(here) else {
+            return Ok(After::Nothing);
+        };
+        subscription.keep_floors(session, floor_version);
+        subscription.bound = false;
+        if reason == CloseReason::Replaced && subscription.item.is_some() && !subscription.condemned {
+            // What took its place is what this Gateway has asked for; its own handle follows.
+            return Ok(After::Nothing);
+        }
+        if subscription.condemned {
+            return Ok(After::Forget(reference));
+        }
+        subscription.ended = true;
+        let key = Arc::clone(&subscription.key);
+        if reason == CloseReason::Unsubscribed {
+            let mut entry = Entry::mark(session.id, 0, Effect::End);
+            entry.subscription = Some(reference);
+            self.enqueue(entry);
+        } else {
+            let event = AppEvent::Closed { subscription: key, reason };
+            self.put(session, reference, event, ITEM_BYTES, Effect::End);
+        }
+        Ok(After::Nothing)
+    }
+
+    /// Queues an item of this session. Its `seq` is set by [`GatewayCore::complete`].
+    fn put(
+        &mut self,
+        session: &mut Session,
+        subscription: SubscriptionRef,
+        event: AppEvent,
+        bytes: usize,
+        effect: Effect,
+    ) {
+        session.queued_bytes += bytes;
+        self.enqueue(Entry {
+            event: Some(event),
+            subscription: Some(subscription),
+            session: session.id,
+            seq: 0,
+            bytes,
+            effect,
+            state: State::Waiting,
+        });
+    }
+
+    /// An entry of the stream counts as done once all items that came of it are, or, where none came, all before it.
+    fn complete(&mut self, session: &Session, seq: u64, pushed: bool) {
+        if pushed {
+            self.fifo.set_last_seq(seq);
+        } else {
+            self.enqueue(Entry::mark(session.id, seq, Effect::None));
+        }
+    }
+}
+
+impl Subscription {
+    /// Whether items of it still go to the application.
+    fn is_open(&self) -> bool {
+        !self.condemned && !self.ended
+    }
+
+    fn has_had(&self, session: &Session, position: &Position) -> bool {
+        let floor = &session.handed_floor;
+        let by_floor = self.session == Some(session.id) && floor.version > self.handed_version;
+        self.handed.covers(position) || by_floor && floor.positions.covers(position)
+    }
+
+    fn verdict(&mut self, entry: &EventEntry, mapping: &predicate::Mapping) -> Verdict {
+        let Some(item) = &self.item else { return Verdict::Unknown };
+        self.verifier.get_or_insert_with(|| Verifier::new(item, mapping)).verdict(entry)
+    }
+}
+
+/// Counts an entry that carries a `seq`: they come as 1, 2, 3 …
+fn count(session: &mut Session, seq: u64) -> Result<u64, Violation> {
+    let expected = session.counted.received + 1;
+    if seq != expected {
+        return Err(format!("entry {seq} came where {expected} should"));
+    }
+    session.counted.received = seq;
+    Ok(seq)
+}
+
+/// A handle must have been bound. What it was bound to may be gone.
+fn subscription_of(session: &Session, handle: Handle) -> Result<SubscriptionRef, Violation> {
+    session.handles.get(&handle).copied().ok_or_else(|| format!("handle {} is not bound", handle.0))
+}
+
+fn entry_bytes(entry: &EventEntry) -> usize {
+    entry.document.len() + entry.document_id.len() + entry.tenant.len() + entry.collection.len()
+}
+
+/// What an item takes beside its document, by and large.
+const ITEM_BYTES: usize = 256;
+
+/// Deliveries that may overtake the welcome, which travels in another stream.
+const EARLY_MAX: usize = 1_024;

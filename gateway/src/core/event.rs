@@ -1,0 +1,160 @@
+//! What the application gets to see.
+
+use std::sync::Arc;
+
+use bson::{Bson, Document, RawBson, RawDocument};
+use predicate::Mapping;
+use wire::{
+    Certainty, CloseReason, ErrorCode, EventEntry, EventId, GapReason, Operation, Position, Positions, ResyncReason,
+    SubscriptionKey, Transition,
+};
+
+/// One item towards the application, in the order of the stream it came from.
+#[derive(Clone, Debug)]
+pub enum AppEvent {
+    Change(Change),
+    /// Changes of this subscription may be missing or meaningless from here on.
+    Gap {
+        subscription: Arc<SubscriptionKey>,
+        reason: GapReason,
+        position: Position,
+    },
+    /// The subscription's continuity is broken. Read its state anew; changes after `live_from` follow.
+    Resync {
+        subscription: Arc<SubscriptionKey>,
+        reason: ResyncReason,
+        live_from: Positions,
+    },
+    /// The subscription has ended and is gone from this Gateway.
+    Closed {
+        subscription: Arc<SubscriptionKey>,
+        reason: CloseReason,
+    },
+    /// The subscription is live: every matching change after `live_from` is delivered. Told again after every reconnect.
+    /// `leaves`: whether before-images are there, so that documents that stop matching are always told as `leave`.
+    Live {
+        subscription: Arc<SubscriptionKey>,
+        live_from: Positions,
+        leaves: bool,
+    },
+    /// The node would not register the subscription; it is gone from this Gateway.
+    Rejected {
+        subscription: Arc<SubscriptionKey>,
+        code: ErrorCode,
+        message: String,
+    },
+}
+
+impl AppEvent {
+    pub fn subscription(&self) -> &SubscriptionKey {
+        match self {
+            Self::Change(change) => change.subscription(),
+            Self::Gap { subscription, .. }
+            | Self::Resync { subscription, .. }
+            | Self::Closed { subscription, .. }
+            | Self::Live { subscription, .. }
+            | Self::Rejected { subscription, .. } => subscription,
+        }
+    }
+
+    /// Notices change nothing that has to be kept, so they need no confirmation.
+    pub fn is_notice(&self) -> bool {
+        matches!(self, Self::Live { .. } | Self::Rejected { .. })
+    }
+}
+
+/// A change of a document that a subscription asked for. Cheap to clone: the document is shared.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub(super) subscription: Arc<SubscriptionKey>,
+    pub(super) partition: u16,
+    pub(super) transition: Transition,
+    pub(super) certainty: Certainty,
+    pub(super) entry: Arc<EventEntry>,
+    pub(super) mapping: Arc<Mapping>,
+}
+
+impl Change {
+    pub fn subscription(&self) -> &SubscriptionKey {
+        &self.subscription
+    }
+
+    /// The same change has the same id however often, and through whichever node or shard, it is read.
+    pub fn id(&self) -> EventId {
+        self.entry.id
+    }
+
+    pub fn operation(&self) -> Operation {
+        self.entry.operation
+    }
+
+    pub fn transition(&self) -> Transition {
+        self.transition
+    }
+
+    pub fn certainty(&self) -> Certainty {
+        self.certainty
+    }
+
+    pub fn tenant(&self) -> &str {
+        &self.entry.tenant
+    }
+
+    pub fn collection(&self) -> &str {
+        &self.entry.collection
+    }
+
+    /// The document's id as it came: one byte of BSON type, then the BSON value.
+    pub fn document_id_bytes(&self) -> &[u8] {
+        &self.entry.document_id
+    }
+
+    /// The document's id in its own type. `None` where it is not known.
+    pub fn document_id(&self) -> Option<Bson> {
+        let value = predicate::raw_of_stored_id(&self.entry.document_id)?;
+        Bson::try_from(RawBson::from(value)).ok()
+    }
+
+    /// The document's id as text: a string as it is, an ObjectId as hex, all else as extended JSON.
+    pub fn document_id_text(&self) -> Option<String> {
+        Some(match self.document_id()? {
+            Bson::String(text) => text,
+            Bson::ObjectId(id) => id.to_hex(),
+            other => other.into_relaxed_extjson().to_string(),
+        })
+    }
+
+    /// The image that matched, as it is stored: after the change for `enter` and `update`, before it for `leave`. `None`
+    /// where no image is known.
+    pub fn document(&self) -> Option<&RawDocument> {
+        if self.entry.document.is_empty() {
+            return None;
+        }
+        RawDocument::from_bytes(&self.entry.document).ok()
+    }
+
+    /// What filters and expressions see of [`Change::document`]: the user's fields, and the system's beside them.
+    pub fn flat(&self) -> Option<Document> {
+        Some(self.mapping.flat_view(self.document()?))
+    }
+
+    /// How documents of this node are laid out.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Number of this change in the session it came in.
+    pub fn seq(&self) -> u64 {
+        self.entry.seq
+    }
+
+    /// The shard it came from.
+    pub fn partition(&self) -> u16 {
+        self.partition
+    }
+
+    /// The source's time of the change. For MongoDB: seconds in the high 32 bits, increment in the low 32 bits.
+    pub fn cluster_time(&self) -> u64 {
+        self.entry.id.time
+    }
+}

@@ -1,0 +1,164 @@
+//! The one queue towards the application, and what it means for an item to be done.
+//!
+//! Invariants:
+//! - Entries leave at the front only, and only when done. So an entry takes effect once all before it are done.
+//! - Entries before `handed` have been given to the application or needed no giving; those from there on wait.
+//! - A token is the entry's number since the beginning; `base` is the number of the front entry.
+
+use std::collections::VecDeque;
+
+use wire::{Position, Positions};
+
+use super::{SessionId, event::AppEvent, subscriptions::SubscriptionRef};
+
+/// Names an item given to the application until it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(u64);
+
+/// What being done brings about, besides the session's ack.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    None,
+    /// The subscription is done up to here.
+    Advance(Position),
+    /// The subscription begins anew here. Heartbeats up to this version are no longer about it.
+    Replace {
+        positions: Positions,
+        floor_version: u64,
+    },
+    /// What a heartbeat said, for all subscriptions of its session that were bound before.
+    Floor {
+        positions: Positions,
+        version: u64,
+    },
+    /// These subscriptions are done up to here.
+    AdvanceAll {
+        subscriptions: Vec<SubscriptionRef>,
+        positions: Positions,
+    },
+    /// The subscription has ended.
+    End,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// `None` once it was given out, and for marks, which only have an effect.
+    pub(super) event: Option<AppEvent>,
+    pub(super) subscription: Option<SubscriptionRef>,
+    pub(super) session: SessionId,
+    /// The session's `done` once this entry is; 0 leaves it as it is.
+    pub(super) seq: u64,
+    pub(super) bytes: usize,
+    pub(super) effect: Effect,
+    pub(super) state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Waiting,
+    Handed,
+    Done,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Fifo {
+    entries: VecDeque<Entry>,
+    base: u64,
+    handed: usize,
+}
+
+impl Entry {
+    /// An entry that the application doesn't see.
+    pub(super) fn mark(session: SessionId, seq: u64, effect: Effect) -> Self {
+        Self { event: None, subscription: None, session, seq, bytes: 0, effect, state: State::Done }
+    }
+}
+
+impl Fifo {
+    pub(super) fn push(&mut self, entry: Entry) {
+        // Marks without an effect of their own pile up on idle applications and busy duplicates: one is enough.
+        if let Some(last) = self.entries.back_mut()
+            && last.is_plain_mark()
+            && entry.is_plain_mark()
+            && last.session == entry.session
+        {
+            last.seq = last.seq.max(entry.seq);
+            if let Effect::Floor { .. } = entry.effect {
+                last.effect = entry.effect;
+            }
+            return;
+        }
+        debug_assert!(entry.event.is_some() || entry.state == State::Done, "what nobody sees can't wait");
+        self.entries.push_back(entry);
+    }
+
+    /// Gives the last entry its session's count.
+    pub(super) fn set_last_seq(&mut self, seq: u64) {
+        if let Some(last) = self.entries.back_mut() {
+            last.seq = seq;
+        }
+    }
+
+    /// The next item that waits for the application. `wanted` says whether anybody still wants it; what nobody wants is done
+    /// unseen.
+    pub(super) fn hand(
+        &mut self,
+        mut wanted: impl FnMut(SubscriptionRef) -> bool,
+    ) -> Option<(Token, Option<SubscriptionRef>, AppEvent)> {
+        while let Some(entry) = self.entries.get_mut(self.handed) {
+            let token = Token(self.base + self.handed as u64);
+            self.handed += 1;
+            if !entry.subscription.is_none_or(&mut wanted) {
+                entry.event = None;
+            }
+            match entry.event.take() {
+                Some(event) => {
+                    entry.state = if event.is_notice() { State::Done } else { State::Handed };
+                    return Some((token, entry.subscription, event));
+                }
+                None => entry.state = State::Done,
+            }
+        }
+        None
+    }
+
+    /// Takes note that the application is done with an item. A token that is not out changes nothing.
+    pub(super) fn done(&mut self, token: Token) {
+        let Some(place) = token.0.checked_sub(self.base).and_then(|place| usize::try_from(place).ok()) else { return };
+        if place < self.handed {
+            self.entries[place].state = State::Done;
+        }
+    }
+
+    /// The front entry, if it is done or nobody has to see it. To be called until it gives `None`.
+    pub(super) fn pop_done(&mut self, mut wanted: impl FnMut(SubscriptionRef) -> bool) -> Option<Entry> {
+        let front = self.entries.front()?;
+        let unwanted = front.state == State::Waiting && !front.subscription.is_none_or(&mut wanted);
+        if front.state != State::Done && !unwanted {
+            return None;
+        }
+        self.base += 1;
+        self.handed = self.handed.saturating_sub(1);
+        self.entries.pop_front()
+    }
+
+    /// Items that wait for the application or for its being done.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is left to give out.
+    pub(super) fn is_drained(&self) -> bool {
+        self.entries.iter().skip(self.handed).all(|entry| entry.event.is_none())
+    }
+}
+
+impl Entry {
+    fn is_plain_mark(&self) -> bool {
+        self.event.is_none()
+            && self.subscription.is_none()
+            && self.state == State::Done
+            && self.bytes == 0
+            && matches!(self.effect, Effect::None | Effect::Floor { .. })
+    }
+}
