@@ -53,7 +53,7 @@ impl Profile {
         }
     }
 
-    /// Three tenants and two Gateways; with a few thousand subscriptions an event has about three matches.
+    /// Three tenants and two Gateways; with 3,000 subscriptions an event has about four matches.
     pub fn demo(seed: u64) -> Self {
         Self { collections: 100, gateways: 2, documents: 50, ..Self::test(seed) }
     }

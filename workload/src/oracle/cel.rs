@@ -33,7 +33,7 @@ pub(super) struct Expression {
 impl Expression {
     /// Empty text means none.
     pub(super) fn parse(source: &str) -> Result<Option<Self>, OracleError> {
-        if source.is_empty() {
+        if source.trim().is_empty() {
             return Ok(None);
         }
         let program = Program::compile(source)

@@ -54,7 +54,7 @@ impl Op {
 
 /// Reads a list of filters. Empty text means none.
 pub(super) fn parse(text: &str, preset: Preset) -> Result<Vec<Filter>, OracleError> {
-    if text.is_empty() {
+    if text.trim().is_empty() {
         return Ok(Vec::new());
     }
     let bad = |what: String| OracleError::Filter { what, text: text.to_owned() };
