@@ -102,9 +102,12 @@ pub struct Quic {
     pub advertise: Option<Advertise>,
     pub idle_timeout: Duration,
     pub send_window: u64,
-    /// Connections of one shard that may be in their handshake at once.
+    /// Connections of one shard that may be in their handshake or before their hello.
     pub max_incoming: u64,
-    pub gso: Gso,
+    /// Connections of one shard with a session.
+    pub max_sessions: u64,
+    /// Segmentation offload.
+    pub gso: bool,
     /// A Gateway that hasn't acknowledged receipt for this long is taken for gone.
     pub received_deadline: Duration,
     /// Between heartbeats on an idle delivery stream.
@@ -116,14 +119,6 @@ pub struct Advertise {
     pub host: String,
     /// That of shard 0. `None`: the port listened on.
     pub port: Option<u16>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gso {
-    /// On, if a test at start shows that it works.
-    Auto,
-    On,
-    Off,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -253,8 +248,19 @@ pub enum Oversize {
 #[derive(Clone, Debug)]
 pub struct Embedded {
     pub directory: PathBuf,
-    /// Changes kept for those who come back.
+    /// What is over one of these goes from the change log, oldest first. Current documents stay.
+    pub retain_bytes: u64,
     pub retain_events: u64,
+    pub retain_for: Option<Duration>,
+    /// Whether a write is answered only once it is on the disk.
+    pub sync: bool,
+}
+
+impl Embedded {
+    /// The defaults, in this folder.
+    pub fn in_directory(directory: PathBuf) -> Self {
+        Self { directory, retain_bytes: 1 << 30, retain_events: 10_000_000, retain_for: None, sync: true }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -297,9 +303,9 @@ pub struct Limits {
     pub subscribe_items: usize,
     /// Bytes of one shard's delivery log.
     pub log_bytes: u64,
+    pub log_events: u64,
     /// What one Gateway may lag behind on a shard before its subscriptions have to resync.
     pub outbox_bytes: u64,
-    pub outbox_events: u64,
 }
 
 /// Something wrong with the configuration.

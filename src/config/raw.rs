@@ -40,13 +40,13 @@ impl fmt::Display for Origin {
 }
 
 #[derive(Clone, Debug)]
-pub struct Node {
-    pub origin: Origin,
-    pub value: Value,
+pub(super) struct Node {
+    pub(super) origin: Origin,
+    pub(super) value: Value,
 }
 
 #[derive(Clone, Debug)]
-pub enum Value {
+pub(super) enum Value {
     Text(String),
     Integer(i64),
     /// Kept as it was written: no key takes one, but a problem has to show it.
@@ -56,11 +56,11 @@ pub enum Value {
     Table(Table),
 }
 
-pub type Table = BTreeMap<String, Node>;
+pub(super) type Table = BTreeMap<String, Node>;
 
 impl Value {
     /// As a problem shows it.
-    pub fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
             Self::Integer(number) => number.to_string(),
@@ -79,7 +79,7 @@ impl Value {
 }
 
 /// Reads a TOML file's text. Syntax errors name the line.
-pub fn parse_file(path: &Arc<PathBuf>, text: &str) -> Result<Table, Box<Problem>> {
+pub(super) fn parse_file(path: &Arc<PathBuf>, text: &str) -> Result<Table, Box<Problem>> {
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(text, span.start));
         Box::new(Problem {
@@ -95,7 +95,7 @@ pub fn parse_file(path: &Arc<PathBuf>, text: &str) -> Result<Table, Box<Problem>
 
 /// Puts the environment's `STREAMER__SECTION__KEY` over the table. A number as a segment is an index into a list:
 /// `STREAMER__BACKENDS__0__URI`. Empty variables count as not set.
-pub fn overlay_environment(
+pub(super) fn overlay_environment(
     table: &mut Table,
     variables: impl IntoIterator<Item = (String, String)>,
     problems: &mut Vec<Problem>,
@@ -114,7 +114,7 @@ pub fn overlay_environment(
 }
 
 /// The list or table that a text from the environment spells, as JSON or as a TOML value.
-pub fn parse_structure(origin: &Origin, text: &str) -> Result<Value, String> {
+pub(super) fn parse_structure(origin: &Origin, text: &str) -> Result<Value, String> {
     if let Ok(json) = serde_json::from_str::<serde_json::Value>(text) {
         return Ok(convert_json(json, origin));
     }

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// A section while it is read. Call [`Section::finish`] last: it tells the unknown keys.
-pub struct Section<'p> {
+pub(super) struct Section<'p> {
     path: String,
     origin: Origin,
     table: Table,
@@ -27,7 +27,7 @@ pub struct Given<T> {
 }
 
 impl<'p> Section<'p> {
-    pub fn root(table: Table, problems: &'p mut Vec<Problem>) -> Self {
+    pub(super) fn root(table: Table, problems: &'p mut Vec<Problem>) -> Self {
         Self {
             path: String::new(),
             origin: Origin::Absent,
@@ -39,7 +39,7 @@ impl<'p> Section<'p> {
     }
 
     /// The table under this key; an empty one if it was left out.
-    pub fn section(&mut self, key: &'static str) -> Section<'_> {
+    pub(super) fn section(&mut self, key: &'static str) -> Section<'_> {
         let taken = self.take(key);
         let path = self.key_path(key);
         let (origin, table) = match taken {
@@ -57,7 +57,7 @@ impl<'p> Section<'p> {
     }
 
     /// The tables under this key, each read by `read`. `None` for those that it refuses.
-    pub fn list<T>(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_>) -> Option<T>) -> Vec<T> {
+    pub(super) fn list<T>(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_>) -> Option<T>) -> Vec<T> {
         let Some(node) = self.take(key) else { return Vec::new() };
         let path = self.key_path(key);
         let Some(node) = self.structure(&path, node) else { return Vec::new() };
@@ -88,7 +88,7 @@ impl<'p> Section<'p> {
         all
     }
 
-    pub fn text(&mut self, key: &'static str) -> Option<Given<String>> {
+    pub(super) fn text(&mut self, key: &'static str) -> Option<Given<String>> {
         let node = self.take(key)?;
         match node.value {
             Value::Text(value) => Some(Given { value, origin: node.origin }),
@@ -101,11 +101,16 @@ impl<'p> Section<'p> {
     }
 
     /// A text that `parse` turns into a value; its error says what is wrong and what is allowed.
-    pub fn parsed<T>(&mut self, key: &'static str, default: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
         self.parsed_given(key, parse).map_or(default, |given| given.value)
     }
 
-    pub fn parsed_given<T>(
+    pub(super) fn parsed_given<T>(
         &mut self,
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, String>,
@@ -120,7 +125,7 @@ impl<'p> Section<'p> {
         }
     }
 
-    pub fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {
         self.parsed(key, default, |text| {
             choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
                 let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
@@ -131,7 +136,7 @@ impl<'p> Section<'p> {
         })
     }
 
-    pub fn address(&mut self, key: &'static str, default: SocketAddr) -> Given<SocketAddr> {
+    pub(super) fn address(&mut self, key: &'static str, default: SocketAddr) -> Given<SocketAddr> {
         let parse = |text: &str| {
             text.parse()
                 .map_err(|_| "is not an address and port; allowed: such as \"127.0.0.1:8083\" or \"[::]:8083\"".into())
@@ -139,7 +144,13 @@ impl<'p> Section<'p> {
         self.parsed_given(key, parse).unwrap_or(Given { value: default, origin: Origin::Absent })
     }
 
-    pub fn duration(&mut self, key: &'static str, default: Duration, least: Duration, most: Duration) -> Duration {
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        least: Duration,
+        most: Duration,
+    ) -> Duration {
         self.parsed(key, default, |text| {
             let value = parse_duration(text)?;
             let fits = (least..=most).contains(&value);
@@ -149,7 +160,7 @@ impl<'p> Section<'p> {
     }
 
     /// Bytes, as a text with a unit or as a plain number.
-    pub fn size(&mut self, key: &'static str, default: u64, least: u64, most: u64) -> u64 {
+    pub(super) fn size(&mut self, key: &'static str, default: u64, least: u64, most: u64) -> u64 {
         if let Some(Node { value: Value::Integer(number), .. }) = self.table.get(key) {
             let text = number.to_string();
             if let Some(node) = self.table.get_mut(key) {
@@ -164,7 +175,7 @@ impl<'p> Section<'p> {
         })
     }
 
-    pub fn number(&mut self, key: &'static str, default: u64, least: u64, most: u64) -> u64 {
+    pub(super) fn number(&mut self, key: &'static str, default: u64, least: u64, most: u64) -> u64 {
         let Some(node) = self.take(key) else { return default };
         let number = match &node.value {
             Value::Integer(number) => u64::try_from(*number).ok(),
@@ -185,8 +196,22 @@ impl<'p> Section<'p> {
         }
     }
 
+    pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
+        let Some(node) = self.take(key) else { return default };
+        match &node.value {
+            Value::Boolean(flag) => *flag,
+            Value::Text(text) if text == "true" && matches!(node.origin, Origin::Environment { .. }) => true,
+            Value::Text(text) if text == "false" && matches!(node.origin, Origin::Environment { .. }) => false,
+            _ => {
+                let path = self.key_path(key);
+                self.refuse_node(&path, &node, "is not a truth value; allowed: true, false".into());
+                default
+            }
+        }
+    }
+
     /// A list of texts; a single text counts as a list of one.
-    pub fn texts(&mut self, key: &'static str) -> Option<Given<Vec<String>>> {
+    pub(super) fn texts(&mut self, key: &'static str) -> Option<Given<Vec<String>>> {
         let node = self.take(key)?;
         let path = self.key_path(key);
         let node = match (&node.value, &node.origin) {
@@ -214,7 +239,7 @@ impl<'p> Section<'p> {
     }
 
     /// A text, a whole number, or a list of whole numbers, as one text with commas.
-    pub fn numbers_text(&mut self, key: &'static str) -> Option<Given<String>> {
+    pub(super) fn numbers_text(&mut self, key: &'static str) -> Option<Given<String>> {
         let node = self.take(key)?;
         let path = self.key_path(key);
         let node = match (&node.value, &node.origin) {
@@ -241,26 +266,26 @@ impl<'p> Section<'p> {
     }
 
     /// Whether the key was written, taken already or not.
-    pub fn is_given(&self, key: &str) -> bool {
+    pub(super) fn is_given(&self, key: &str) -> bool {
         self.table.contains_key(key) || self.given.contains(key)
     }
 
-    pub fn problem_count(&self) -> usize {
+    pub(super) fn problem_count(&self) -> usize {
         self.problems.len()
     }
 
-    pub fn origin(&self) -> &Origin {
+    pub(super) fn origin(&self) -> &Origin {
         &self.origin
     }
 
     /// Notes a problem with a key of this section.
-    pub fn refuse(&mut self, key: &str, origin: Origin, value: Option<String>, message: String) {
+    pub(super) fn refuse(&mut self, key: &str, origin: Origin, value: Option<String>, message: String) {
         let key = if key.is_empty() { self.path.clone() } else { self.key_path(key) };
         self.problems.push(Problem { origin, key, value, message });
     }
 
     /// Every key left is one that nobody knows.
-    pub fn finish(self) {
+    pub(super) fn finish(self) {
         for (key, node) in &self.table {
             let near = nearest(key, self.known.iter().copied());
             let hint = near.map(|near| format!(" (did you mean {near:?}?)")).unwrap_or_default();

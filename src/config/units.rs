@@ -58,7 +58,7 @@ pub fn show_duration(duration: Duration) -> String {
     }
     UNITS
         .iter()
-        .find(|(unit, _)| nanos % unit == 0)
+        .find(|(unit, _)| nanos.is_multiple_of(*unit))
         .map(|(unit, name)| format!("{}{name}", nanos / unit))
         .unwrap_or_default()
 }
@@ -66,7 +66,7 @@ pub fn show_duration(duration: Duration) -> String {
 /// The shortest exact form with one binary unit, as [`parse_size`] reads it.
 pub fn show_size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match UNITS.iter().find(|(unit, _)| bytes >= *unit && bytes % unit == 0) {
+    match UNITS.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),
     }

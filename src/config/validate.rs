@@ -6,7 +6,7 @@ use predicate::mapping::{Mapping, Nested};
 use wire::BackendId;
 
 use super::{
-    Admin, Advertise, Affinity, Backend, BackendKind, Checkpoint, Config, Deletes, Embedded, Gateway, Given, Gso, Http,
+    Admin, Advertise, Affinity, Backend, BackendKind, Checkpoint, Config, Deletes, Embedded, Gateway, Given, Http,
     Ingest, Limits, Log, LogFormat, Missing, Mongodb, Namespace, Node, Origin, Oversize, PreImages, Problem, Quic,
     Runtime, Scope, Tenants, Tls, TlsFiles, TokenHash, raw::Table, read::Section, redact_uri,
 };
@@ -57,18 +57,13 @@ pub(super) fn validate(file: Option<PathBuf>, table: Table, problems: &mut Vec<P
         }
         config.backends.push(Backend {
             name: "embedded".into(),
-            kind: BackendKind::Embedded(Embedded {
-                directory: data_dir.join("embedded"),
-                retain_events: RETAIN_EVENTS,
-            }),
+            kind: BackendKind::Embedded(Embedded::in_directory(data_dir.join("embedded"))),
         });
     }
     across(&mut root, &config);
     root.finish();
     config
 }
-
-const RETAIN_EVENTS: u64 = 10_000_000;
 
 fn node(mut section: Section<'_>) -> Node {
     let node = Node {
@@ -130,8 +125,9 @@ fn quic(mut section: Section<'_>) -> Quic {
         advertise: section.parsed_given("advertise", advertise).and_then(|given| given.value),
         idle_timeout: section.duration("idle_timeout", 30 * SECOND, SECOND, HOUR),
         send_window: section.size("send_window", 256 << 10, 16 << 10, 64 << 20),
-        max_incoming: section.number("max_incoming", 256, 1, 65_536),
-        gso: section.choice("gso", Gso::Auto, &[("auto", Gso::Auto), ("on", Gso::On), ("off", Gso::Off)]),
+        max_incoming: section.number("max_incoming", 1_024, 1, 65_536),
+        max_sessions: section.number("max_sessions", 4_096, 1, 1_000_000),
+        gso: section.boolean("gso", true),
         received_deadline: section.duration("received_deadline", 30 * SECOND, SECOND, HOUR),
         heartbeat: section.duration("heartbeat", SECOND, 10 * MILLISECOND, MINUTE),
     };
@@ -292,14 +288,20 @@ fn backend(section: &mut Section<'_>, data_dir: &std::path::Path, is_syntrix: bo
     // Both kinds' keys are read, so that a key of the other kind is told as that and not as unknown.
     let mongodb = mongodb(section, kind.as_ref().is_none_or(|given| given.value == Kind::Embedded));
     let wrong_kind = matches!(&kind, Some(Given { value: Kind::Mongodb, .. }));
-    for key in ["directory", "retain_events"] {
+    for key in ["directory", "retain_bytes", "retain_events", "retain_for", "sync"] {
         if wrong_kind && section.is_given(key) {
             let origin = section.origin().clone();
             section.refuse(key, origin, None, "is set, but goes with kind = \"embedded\" only".into());
         }
     }
     let directory = path(section, "directory");
-    let retain_events = section.number("retain_events", RETAIN_EVENTS, 1_000, u64::MAX >> 1);
+    let mut embedded = Embedded::in_directory(directory.map_or_else(PathBuf::new, |given| given.value));
+    embedded.retain_bytes = section.size("retain_bytes", embedded.retain_bytes, 1 << 20, 1 << 50);
+    embedded.retain_events = section.number("retain_events", embedded.retain_events, 1_000, u64::MAX >> 1);
+    embedded.retain_for = section.parsed("retain_for", None, |text| {
+        if text.is_empty() { Ok(None) } else { super::parse_duration(text).map(Some) }
+    });
+    embedded.sync = section.boolean("sync", embedded.sync);
     let (name, kind) = (name?.value, kind?.value);
     let kind = match kind {
         Kind::Mongodb => BackendKind::Mongodb(mongodb?),
@@ -309,8 +311,10 @@ fn backend(section: &mut Section<'_>, data_dir: &std::path::Path, is_syntrix: bo
                                field names of your own";
                 section.refuse("kind", kind_origin, Some("\"embedded\"".into()), message.into());
             }
-            let directory = directory.map_or_else(|| data_dir.join(&name), |given| given.value);
-            BackendKind::Embedded(Embedded { directory, retain_events })
+            if embedded.directory.as_os_str().is_empty() {
+                embedded.directory = data_dir.join(&name);
+            }
+            BackendKind::Embedded(embedded)
         }
     };
     Some(Backend { name, kind })
@@ -415,8 +419,8 @@ fn limits(mut section: Section<'_>) -> Limits {
         ttl_max: section.duration("ttl_max", HOUR, SECOND, 30 * DAY),
         subscribe_items: section.number("subscribe_items", 10_000, 1, 1_000_000) as usize,
         log_bytes: section.size("log_bytes", 256 << 20, 1 << 20, 1 << 40),
+        log_events: section.number("log_events", 262_144, 1_024, 1 << 28),
         outbox_bytes: section.size("outbox_bytes", 64 << 20, 64 << 10, 1 << 40),
-        outbox_events: section.number("outbox_events", 1_000_000, 100, MOST),
     };
     if !(limits.ttl_min..=limits.ttl_max).contains(&limits.ttl_default) {
         let origin = section.origin().clone();

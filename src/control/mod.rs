@@ -1,0 +1,2 @@
+pub mod admission;
+pub mod credentials;
