@@ -4,6 +4,9 @@
 //! A stream yields raw change events in MongoDB's form, in the order of the source, and never skips one silently: what it can't
 //! deliver is a [`SourceError`].
 
+pub mod embedded;
+pub mod mongodb;
+
 use std::time::Duration;
 
 use bytes::Bytes;
