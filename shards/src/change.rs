@@ -15,7 +15,10 @@ pub enum FromIngest {
     Progress(Position),
     /// The ingest thread routes by the shard's filter of this version (or a later one) from here on: each change after
     /// `positions`, which hold one position for every configured backend.
-    FilterSeen { version: u64, positions: Positions },
+    FilterSeen {
+        version: u64,
+        positions: Positions,
+    },
     Gap(Arc<Gap>),
 }
 

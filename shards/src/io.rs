@@ -25,14 +25,33 @@ pub enum Input {
     Ingest(FromIngest),
     /// A decoded request from a connection's control stream. The first one must be a hello, which the driver has
     /// authenticated: it passes [`Input::Hello`] instead.
-    Request { connection: ConnectionId, request: Request },
+    Request {
+        connection: ConnectionId,
+        request: Request,
+    },
     /// A hello whose token was found good for its Gateway.
-    Hello { connection: ConnectionId, gateway: String, can_verify: bool },
-    Ack { connection: ConnectionId, ack: Ack },
-    Disconnected { connection: ConnectionId },
+    Hello {
+        connection: ConnectionId,
+        gateway: String,
+        can_verify: bool,
+    },
+    Ack {
+        connection: ConnectionId,
+        ack: Ack,
+    },
+    Disconnected {
+        connection: ConnectionId,
+    },
     /// Answer to [`Output::Admit`].
-    Admitted { ticket: Ticket, results: Vec<Result<Admission, Refusal>> },
+    Admitted {
+        ticket: Ticket,
+        results: Vec<Result<Admission, Refusal>>,
+    },
     Command(Command),
+    /// The node is about to stop: every session is told to come back within this time.
+    GoAway {
+        within_ms: u32,
+    },
     /// Time passes: expiry, deadlines, heartbeats. At most once every few milliseconds, at least every 100 ms.
     Tick,
 }
@@ -64,37 +83,72 @@ pub struct Command {
 #[derive(Debug)]
 pub enum CommandKind {
     /// Registers over HTTP; the admission has been made. Same id and content renews, other content is refused.
-    Register { item: SubscribeItem, admission: Admission },
+    Register {
+        item: SubscribeItem,
+        admission: Admission,
+    },
     /// Heartbeat of a subscription over HTTP.
-    Renew { key: SubscriptionKey },
-    Remove { key: SubscriptionKey, reason: wire::CloseReason },
+    Renew {
+        key: SubscriptionKey,
+    },
+    Remove {
+        key: SubscriptionKey,
+        reason: wire::CloseReason,
+    },
     /// Removes all subscriptions of the Gateway.
     RemoveAll,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum CommandReply {
-    Registered { registration: Registration, filter_version: u64, expires_in_ms: u64 },
+    Registered {
+        registration: Registration,
+        filter_version: u64,
+        expires_in_ms: u64,
+    },
     /// Same id, other content.
     Exists,
-    Renewed { expires_in_ms: u64 },
+    Renewed {
+        expires_in_ms: u64,
+    },
     /// Never was here, or was removed.
     NotFound,
     /// Was here until its time ran out.
     Expired,
-    Removed { count: u64 },
+    Removed {
+        count: u64,
+    },
 }
 
 #[derive(Debug)]
 pub enum Output {
-    Reply { connection: ConnectionId, reply: Reply },
+    Reply {
+        connection: ConnectionId,
+        reply: Reply,
+    },
     /// Ends a connection after what was put out for it before has been flushed.
-    Close { connection: ConnectionId, code: ErrorCode, message: String },
+    Close {
+        connection: ConnectionId,
+        code: ErrorCode,
+        message: String,
+    },
     /// Asks the control side to compile these and to count them in. Answered in the order of asking.
-    Admit { ticket: Ticket, gateway: String, items: Vec<SubscribeItem> },
-    /// These no longer count: expired, unsubscribed, or refused after admission.
-    Released { gateway: String, keys: Vec<SubscriptionKey> },
-    Commanded { id: CommandId, reply: CommandReply },
+    Admit {
+        ticket: Ticket,
+        gateway: String,
+        items: Vec<SubscribeItem>,
+    },
+    /// These no longer count: expired, unsubscribed, removed by a command, or admitted for a session that has ended since.
+    Released {
+        gateway: String,
+        keys: Vec<SubscriptionKey>,
+    },
+    Commanded {
+        id: CommandId,
+        reply: CommandReply,
+    },
     /// There is something to [`fill`](crate::Shard::fill) for this connection. Given once until `fill` has returned empty.
-    Ready { connection: ConnectionId },
+    Ready {
+        connection: ConnectionId,
+    },
 }

@@ -1,9 +1,21 @@
 //! What runs once per core: the subscription index, the delivery log, sessions with Gateways, and the driver that gives them IO.
 
 mod change;
+mod config;
+mod expired;
 mod filter;
+mod gateway;
+mod index;
 mod io;
+mod outbox;
+mod session;
+mod shard;
+mod stats;
+mod subscription;
 
 pub use change::{Bare, Change, FromIngest, Gap, Image, Scope};
+pub use config::{BackendConfig, BareDeletes, ShardConfig};
 pub use filter::{FilterKey, FilterSnapshot};
 pub use io::*;
+pub use shard::Shard;
+pub use stats::{ResyncCounts, ShardStats, SubscriptionCounts, SyncState};

@@ -1,0 +1,223 @@
+//! One connection of a Gateway after its hello: what waits to be sent, what was sent and isn't done, and requests that wait for
+//! their answer.
+//!
+//! Invariants:
+//! - `done <= received <= last_seq`, and each only grows.
+//! - `in_flight` holds what has a `seq` above `done`, in that order.
+//! - Handles are given in the order 1, 2, 3 … and never again.
+//! - While something waits, the driver knows: `ready_told` is set whenever `queue` isn't empty.
+
+use std::collections::VecDeque;
+
+use wire::{
+    Ack, Bound, CloseReason, ErrorCode, Handle, Positions, RequestId, ResyncReason, SubscribeItem, SubscribeResult,
+    SubscriptionKey,
+};
+
+use crate::subscription::SubId;
+use crate::{Admission, ConnectionId, Refusal, Ticket};
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) connection: ConnectionId,
+    pub(crate) can_verify: bool,
+    /// Whether it has presented all its subscriptions.
+    pub(crate) synced: bool,
+
+    pub(crate) queue: VecDeque<Item>,
+    pub(crate) ready_told: bool,
+    pub(crate) waiting_bytes: usize,
+    pub(crate) in_flight: VecDeque<InFlight>,
+    pub(crate) in_flight_bytes: usize,
+    /// The last `seq` of each piece that was handed out, and when.
+    pub(crate) unreceived: VecDeque<(u64, u64)>,
+    pub(crate) last_seq: u64,
+    received: u64,
+    done: u64,
+    last_handle: u32,
+
+    pub(crate) heartbeat_at: u64,
+    pub(crate) heartbeat_queued: bool,
+    pub(crate) positions_told: Positions,
+
+    pub(crate) requests: VecDeque<Waiting>,
+}
+
+/// Something that waits for its place on the delivery stream.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Bound(Box<Bound>),
+    /// A log entry, for all of the Gateway's targets in it that were bound when it came.
+    Live {
+        number: u64,
+        bytes: usize,
+    },
+    /// A log entry once more, for these. The log bounds how many bytes wait this way.
+    Replay {
+        number: u64,
+        subs: Box<[SubId]>,
+    },
+    Resync {
+        sub: SubId,
+        reason: ResyncReason,
+    },
+    Closed {
+        handle: Handle,
+        reason: CloseReason,
+    },
+    Heartbeat(Positions),
+    GoAway {
+        within_ms: u32,
+        reason: ErrorCode,
+    },
+}
+
+/// Something sent that has a `seq`.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) seq: u64,
+    pub(crate) bytes: usize,
+    /// The log entry, and its targets that were sent under this `seq`. A resync has none: it was settled when it was decided.
+    pub(crate) sent: Option<(u64, Box<[u32]>)>,
+}
+
+/// A request in its turn. Each is answered once all before it are.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    Subscribe {
+        request: RequestId,
+        items: Vec<SubscribeItem>,
+        states: Vec<ItemState>,
+        /// The control side has been asked about some of the items, and has not answered.
+        asking: Option<Ticket>,
+    },
+    Unsubscribe {
+        request: RequestId,
+        keys: Vec<SubscriptionKey>,
+    },
+    SyncDone {
+        request: RequestId,
+    },
+    Ping {
+        nonce: u64,
+    },
+}
+
+/// How far an item of a `Subscribe` has come.
+#[derive(Debug)]
+pub(crate) enum ItemState {
+    /// Nothing more is to be done.
+    Answered(SubscribeResult),
+    /// It was here with the same content when it was asked for.
+    Renewal,
+    /// The control side is to be asked, or has been.
+    Asked,
+    Admitted(Admission),
+    /// The control side said no.
+    Refused(Refusal),
+}
+
+impl ItemState {
+    pub(crate) fn of_answer(answer: Result<Admission, Refusal>) -> Self {
+        match answer {
+            Ok(admission) => Self::Admitted(admission),
+            Err(refusal) => Self::Refused(refusal),
+        }
+    }
+}
+
+/// An ack that can't be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadAck {
+    #[error("ack of done {} above received {}", .0.done, .0.received)]
+    DoneAboveReceived(Ack),
+    #[error("ack of received {received} where only {last_seq} was sent")]
+    AboveSent { received: u64, last_seq: u64 },
+    #[error("ack of received {} and done {} after {} and {}", .now.received, .now.done, .before.received, .before.done)]
+    Backwards { before: Ack, now: Ack },
+}
+
+impl Session {
+    pub(crate) fn new(connection: ConnectionId, can_verify: bool, time: u64) -> Self {
+        Self {
+            connection,
+            can_verify,
+            synced: false,
+            queue: VecDeque::new(),
+            ready_told: false,
+            waiting_bytes: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            unreceived: VecDeque::new(),
+            last_seq: 0,
+            received: 0,
+            done: 0,
+            last_handle: 0,
+            heartbeat_at: time,
+            heartbeat_queued: false,
+            positions_told: Positions::default(),
+            requests: VecDeque::new(),
+        }
+    }
+
+    /// None once a session has bound more subscriptions than there are handles, which takes more than four billion.
+    pub(crate) fn next_handle(&mut self) -> Option<Handle> {
+        self.last_handle = self.last_handle.checked_add(1)?;
+        Some(Handle(self.last_handle))
+    }
+
+    pub(crate) fn next_seq(&mut self) -> u64 {
+        self.last_seq += 1;
+        self.last_seq
+    }
+
+    /// Takes the ack in. What is done with it is in front of `in_flight`.
+    pub(crate) fn ack(&mut self, ack: Ack) -> Result<(), BadAck> {
+        if ack.done > ack.received {
+            return Err(BadAck::DoneAboveReceived(ack));
+        }
+        if ack.received > self.last_seq {
+            return Err(BadAck::AboveSent { received: ack.received, last_seq: self.last_seq });
+        }
+        if ack.received < self.received || ack.done < self.done {
+            let before = Ack { received: self.received, done: self.done };
+            return Err(BadAck::Backwards { before, now: ack });
+        }
+        self.received = ack.received;
+        self.done = ack.done;
+        while self.unreceived.front().is_some_and(|(seq, _)| *seq <= ack.received) {
+            self.unreceived.pop_front();
+        }
+        Ok(())
+    }
+
+    /// What was sent and is done now.
+    pub(crate) fn pop_done(&mut self) -> Option<InFlight> {
+        let done = self.in_flight.pop_front_if(|sent| sent.seq <= self.done)?;
+        self.in_flight_bytes -= done.bytes;
+        Some(done)
+    }
+
+    pub(crate) fn outbox_bytes(&self) -> usize {
+        self.waiting_bytes + self.in_flight_bytes
+    }
+
+    pub(crate) fn check_invariants(&self) {
+        assert!(self.done <= self.received, "done {} above received {}", self.done, self.received);
+        assert!(self.received <= self.last_seq, "received {} above sent {}", self.received, self.last_seq);
+        assert!(self.queue.is_empty() || self.ready_told, "something waits and the driver was not told");
+        let waiting: usize =
+            self.queue.iter().map(|item| if let Item::Live { bytes, .. } = item { *bytes } else { 0 }).sum();
+        assert_eq!(waiting, self.waiting_bytes, "waiting bytes");
+        assert_eq!(
+            self.in_flight.iter().map(|sent| sent.bytes).sum::<usize>(),
+            self.in_flight_bytes,
+            "bytes in flight"
+        );
+        assert!(self.in_flight.iter().all(|sent| sent.seq > self.done), "in flight and done");
+        assert!(
+            self.in_flight.iter().zip(self.in_flight.iter().skip(1)).all(|(a, b)| a.seq < b.seq),
+            "in flight out of order"
+        );
+    }
+}

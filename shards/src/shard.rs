@@ -1,0 +1,265 @@
+//! What one core does, as a state machine: inputs and the time go in, outputs come out. No IO, no clock, no chance.
+//!
+//! Call [`Shard::handle`] with every input in the order in which it came, and do what the outputs say in their order. After an
+//! [`Output::Ready`] call [`Shard::fill`] for that connection, whenever its stream takes bytes, until it writes nothing. After each
+//! slice of work publish what [`Shard::take_filter`] gives, then what [`Shard::settled`] and [`Shard::sync_state`] say. Inputs that
+//! have come are drained before an [`Input::Tick`].
+//!
+//! Invariants:
+//! - The delivery log and the Gateways' lists of its entries agree, as do a subscription's `owed` and its unsettled targets.
+//! - A subscription is hit only while it is live, and is live only since the ingest thread routes by a filter that holds it.
+//! - What is sent to a Gateway under a handle is in the source's order: replays are queued when the handle is bound, and only
+//!   entries that come later are queued behind them.
+//! - `time` is the time that was given less that for which the shard was stopped; all deadlines are in it.
+
+mod commands;
+mod delivery;
+mod ingest;
+mod life;
+mod requests;
+mod sessions;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use wire::{ErrorCode, Positions};
+
+use crate::config::{STALL_MS, ShardConfig};
+use crate::expired::Expired;
+use crate::filter::Filter;
+use crate::gateway::Gateways;
+use crate::index::{Hit, Index};
+use crate::outbox::{Log, LogLimits, Marks, Settle};
+use crate::session::Item;
+use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
+use crate::subscription::{GatewayId, SubId, Subscriptions};
+use crate::{ConnectionId, FilterSnapshot, Input, Millis, Output, Ticket};
+
+#[derive(Debug)]
+pub struct Shard {
+    config: ShardConfig,
+    index: Index,
+    filter: Filter,
+    /// Version of the filter that the ingest thread is known to route by. 0 before it said so for the first time.
+    filter_seen: u64,
+    subs: Subscriptions,
+    /// Subscriptions that aren't live yet.
+    pending: Vec<SubId>,
+    log: Log,
+    marks: Marks,
+    gateways: Gateways,
+    connections: HashMap<ConnectionId, GatewayId>,
+    tickets: HashMap<Ticket, Asking>,
+    last_ticket: u64,
+    expired: Expired,
+    sync: SyncState,
+    stats: ShardStats,
+
+    time: u64,
+    /// For how long the shard has been stopped in all.
+    stopped_ms: u64,
+    last_tick: Millis,
+    expiry_check_at: u64,
+    /// Kept to be used again.
+    hits: Vec<Hit>,
+}
+
+/// Whom an answer of the control side is for.
+#[derive(Debug)]
+struct Asking {
+    gateway: GatewayId,
+    connection: ConnectionId,
+    keys: Vec<wire::SubscriptionKey>,
+}
+
+impl Shard {
+    pub fn new(config: ShardConfig, now: Millis) -> Self {
+        let limits = LogLimits { bytes_max: config.log_bytes_max, events_max: config.log_events_max };
+        Self {
+            index: Index::new(config.mapping.clone(), config.hash_seed),
+            filter: Filter::new(),
+            filter_seen: 0,
+            subs: Subscriptions::default(),
+            pending: Vec::new(),
+            log: Log::new(limits),
+            marks: Marks::default(),
+            gateways: Gateways::default(),
+            connections: HashMap::new(),
+            tickets: HashMap::new(),
+            last_ticket: 0,
+            expired: Expired::new(config.expired_remembered_max),
+            sync: SyncState::default(),
+            stats: ShardStats::default(),
+            time: now.0,
+            stopped_ms: 0,
+            last_tick: now,
+            expiry_check_at: now.0 + config.expiry_check_ms,
+            hits: Vec::new(),
+            config,
+        }
+    }
+
+    /// Takes one input in, and appends what is to be done about it.
+    pub fn handle(&mut self, input: Input, now: Millis, out: &mut Vec<Output>) {
+        match input {
+            Input::Tick => self.take_tick(now),
+            _ => self.set_time(now),
+        }
+        match input {
+            Input::Ingest(item) => self.on_ingest(item, out),
+            Input::Request { connection, request } => self.on_request(connection, request, out),
+            Input::Hello { connection, gateway, can_verify } => self.on_hello(connection, &gateway, can_verify, out),
+            Input::Ack { connection, ack } => self.on_ack(connection, ack, out),
+            Input::Disconnected { connection } => self.on_disconnected(connection, out),
+            Input::Admitted { ticket, results } => self.on_admitted(ticket, results, out),
+            Input::Command(command) => self.on_command(command, out),
+            Input::GoAway { within_ms } => self.on_go_away(within_ms, out),
+            Input::Tick => self.on_tick(out),
+        }
+    }
+
+    /// The highest position of each backend such that nobody is owed anything at or before it. A backend of which nothing is
+    /// settled isn't named.
+    pub fn settled(&mut self) -> Positions {
+        self.marks.settled(&self.log)
+    }
+
+    /// The filter to publish, if it isn't what was taken last. The first one has a version of at least 1.
+    pub fn take_filter(&mut self) -> Option<FilterSnapshot> {
+        self.filter.take()
+    }
+
+    /// What the registration barrier after a restart waits for.
+    pub fn sync_state(&self) -> &SyncState {
+        &self.sync
+    }
+
+    pub fn stats(&self) -> ShardStats {
+        ShardStats {
+            sessions: self.connections.len() as u64,
+            gateways: self.gateways.len() as u64,
+            subscriptions: self.subs.len() as u64,
+            subscriptions_pending: self.pending.len() as u64,
+            log_events: self.log.len() as u64,
+            log_bytes: self.log.bytes() as u64,
+            log_unsettled: self.log.unsettled_entries() as u64,
+            filter_keys: self.filter.len() as u64,
+            filter_version: self.filter.version(),
+            ..self.stats
+        }
+    }
+
+    pub fn snapshot_subscriptions(&self) -> SubscriptionCounts {
+        let mut by_gateway = BTreeMap::new();
+        let mut by_tenant: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, gateway) in self.gateways.iter() {
+            if !gateway.subscriptions.is_empty() {
+                by_gateway.insert(gateway.name.clone(), gateway.subscriptions.len() as u64);
+            }
+            for key in gateway.subscriptions.keys() {
+                *by_tenant.entry(&key.tenant).or_default() += 1;
+            }
+        }
+        SubscriptionCounts {
+            by_gateway: by_gateway.into_iter().collect(),
+            by_tenant: by_tenant.into_iter().map(|(tenant, count)| (Arc::from(tenant), count)).collect(),
+        }
+    }
+
+    /// Panics where parts of the state disagree. For tests and simulators: it walks over everything.
+    pub fn check_invariants(&self) {
+        self.index.check_invariants();
+        self.log.check_invariants();
+        let mut owed: HashMap<SubId, u32> = HashMap::new();
+        for (number, entry) in self.log.iter() {
+            for slice in &entry.slices {
+                let gateway = self.gateways.get(slice.gateway).expect("a Gateway with log entries is known");
+                assert!(gateway.log.binary_search(&number).is_ok(), "entry {number} isn't listed at its Gateway");
+                let unsettled = entry.targets[slice.range()].iter().filter(|target| !target.settled);
+                for target in unsettled {
+                    assert!(number >= gateway.cleared, "entry {number} is owed below what is cleared");
+                    *owed.entry(target.sub).or_default() += 1;
+                }
+            }
+        }
+        for (id, sub) in self.subs.iter() {
+            assert_eq!(owed.remove(&id).unwrap_or(0), sub.owed, "owed to {:?}", sub.key);
+            let gateway = self.gateways.get(sub.gateway).expect("a Gateway with subscriptions is known");
+            assert_eq!(gateway.subscriptions.get(&sub.key), Some(&id), "{:?} isn't its Gateway's", sub.key);
+            assert_eq!(self.pending.contains(&id), !sub.is_live(), "{:?} is pending and live", sub.key);
+        }
+        assert!(owed.is_empty(), "targets of subscriptions that have ended are owed");
+        let mut subscriptions = 0;
+        let mut sessions = 0;
+        for (id, gateway) in self.gateways.iter() {
+            subscriptions += gateway.subscriptions.len();
+            for number in &gateway.log {
+                let entry = self.log.get(*number).expect("a listed entry is in the log");
+                assert!(entry.slice(id).is_some(), "entry {number} is listed at a Gateway that it has no targets of");
+            }
+            if let Some(session) = &gateway.session {
+                session.check_invariants();
+                assert_eq!(self.connections.get(&session.connection), Some(&id), "a session without its connection");
+                sessions += 1;
+            }
+        }
+        assert_eq!(subscriptions, self.subs.len(), "subscriptions of no Gateway");
+        assert_eq!(sessions, self.connections.len(), "connections without a session");
+    }
+
+    /// Between two ticks, time runs on by no more than a stall: what is more than that, the tick takes for one.
+    fn set_time(&mut self, now: Millis) {
+        let now = now.0.min(self.last_tick.0 + STALL_MS);
+        self.time = self.time.max(now.saturating_sub(self.stopped_ms));
+    }
+
+    /// A shard that did not run could not be told what would have kept anybody alive: a tick that comes too late moves all
+    /// deadlines, by letting time stand still for as long.
+    fn take_tick(&mut self, now: Millis) {
+        if now.0.saturating_sub(self.last_tick.0) > STALL_MS {
+            self.stats.stalls += 1;
+            self.stopped_ms = now.0 - self.time;
+        }
+        self.last_tick = self.last_tick.max(now);
+        self.set_time(now);
+    }
+
+    fn session_of(&self, connection: ConnectionId) -> Option<GatewayId> {
+        self.connections.get(&connection).copied()
+    }
+
+    /// Puts something at the end of a session's delivery stream. Without a session it is dropped.
+    fn queue(&mut self, gateway: GatewayId, item: Item, out: &mut Vec<Output>) {
+        let Some(session) = self.gateways.session_mut(gateway) else { return };
+        if let Item::Live { bytes, .. } = &item {
+            session.waiting_bytes += bytes;
+        }
+        session.queue.push_back(item);
+        if !std::mem::replace(&mut session.ready_told, true) {
+            out.push(Output::Ready { connection: session.connection });
+        }
+    }
+
+    fn settle(&mut self, settle: Settle) {
+        let sub = self.log.get(settle.number).and_then(|entry| entry.targets.get(settle.target as usize));
+        let Some(sub) = sub.map(|target| target.sub) else { return };
+        if self.log.settle(settle)
+            && let Some(sub) = self.subs.get_mut(sub)
+        {
+            debug_assert!(sub.owed > 0, "{:?} is owed less than nothing", sub.key);
+            sub.owed -= 1;
+        }
+    }
+
+    /// Ends a session for a reason that its Gateway is told.
+    fn refuse(&mut self, gateway: GatewayId, code: ErrorCode, message: String, out: &mut Vec<Output>) {
+        let Some(connection) = self.gateways.session(gateway).map(|session| session.connection) else { return };
+        out.push(Output::Reply { connection, reply: wire::Reply::Refused { code, message: message.clone() } });
+        out.push(Output::Close { connection, code, message });
+        self.end_session(gateway, out);
+    }
+}
+
+#[cfg(test)]
+mod tests;

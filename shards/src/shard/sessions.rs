@@ -1,0 +1,130 @@
+//! Sessions begin, are acked, beat and end.
+
+use wire::{Ack, ErrorCode, Welcome};
+
+use super::Shard;
+use crate::outbox::Settle;
+use crate::session::{InFlight, Item, Session, Waiting};
+use crate::subscription::GatewayId;
+use crate::{ConnectionId, Output};
+
+impl Shard {
+    pub(super) fn on_hello(&mut self, connection: ConnectionId, name: &str, can_verify: bool, out: &mut Vec<Output>) {
+        if let Some(gateway) = self.session_of(connection) {
+            self.stats.protocol_violations += 1;
+            self.refuse(gateway, ErrorCode::ProtocolViolation, "a second hello on one connection".into(), out);
+            return;
+        }
+        let gateway = self.gateways.open(name);
+        if self.gateways.session(gateway).is_some() {
+            self.stats.sessions_superseded += 1;
+            self.refuse(gateway, ErrorCode::Superseded, format!("a newer session of Gateway {name} took over"), out);
+        }
+        let Some(known) = self.gateways.get_mut(gateway) else { return };
+        known.session = Some(Session::new(connection, can_verify, self.time));
+        self.connections.insert(connection, gateway);
+        self.stats.sessions_opened += 1;
+        let config = &self.config;
+        let welcome = Welcome {
+            epoch: config.epoch,
+            partition: config.partition,
+            slots: config.slots,
+            shards: config.shards.clone(),
+            received_deadline_ms: u32::try_from(config.received_deadline_ms).unwrap_or(u32::MAX),
+            heartbeat_ms: u32::try_from(config.heartbeat_ms).unwrap_or(u32::MAX),
+            max_body_bytes: config.body_bytes_max,
+            mapping: config.mapping_name.clone(),
+        };
+        out.push(Output::Reply { connection, reply: wire::Reply::Welcome(Box::new(welcome)) });
+    }
+
+    pub(super) fn on_disconnected(&mut self, connection: ConnectionId, out: &mut Vec<Output>) {
+        if let Some(gateway) = self.session_of(connection) {
+            self.end_session(gateway, out);
+        }
+    }
+
+    /// What it was sent and isn't done with stays owed. Requests that wait for the control side are given up.
+    pub(super) fn end_session(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
+        let time = self.time;
+        let Some(known) = self.gateways.get_mut(gateway) else { return };
+        let Some(session) = known.session.take() else { return };
+        known.session_ended_at = time;
+        self.connections.remove(&session.connection);
+        for waiting in session.requests {
+            // What is still being asked is counted in when the answer comes.
+            if let Waiting::Subscribe { items, states, .. } = waiting {
+                for (item, state) in items.into_iter().zip(states) {
+                    self.asked_in_vain(gateway, &item.key, &state, out);
+                }
+            }
+        }
+        self.gateways.forget_if_idle(gateway);
+    }
+
+    pub(super) fn on_go_away(&mut self, within_ms: u32, out: &mut Vec<Output>) {
+        for gateway in self.gateways.ids() {
+            self.queue(gateway, Item::GoAway { within_ms, reason: ErrorCode::ShuttingDown }, out);
+        }
+    }
+
+    pub(super) fn on_ack(&mut self, connection: ConnectionId, ack: Ack, out: &mut Vec<Output>) {
+        let Some(gateway) = self.session_of(connection) else {
+            self.stats.acks_stale += 1;
+            return;
+        };
+        let Some(session) = self.gateways.session_mut(gateway) else { return };
+        if let Err(bad) = session.ack(ack) {
+            self.stats.protocol_violations += 1;
+            self.refuse(gateway, ErrorCode::ProtocolViolation, bad.to_string(), out);
+            return;
+        }
+        while let Some(InFlight { sent, .. }) = self.gateways.session_mut(gateway).and_then(Session::pop_done) {
+            let Some((number, targets)) = sent else { continue };
+            for target in targets {
+                self.stats.acked += 1;
+                self.settle(Settle { number, target });
+            }
+        }
+    }
+
+    pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
+        if self.time >= self.expiry_check_at {
+            self.expiry_check_at = self.time + self.config.expiry_check_ms;
+            self.expire(out);
+        }
+        for gateway in self.gateways.ids() {
+            self.check_received(gateway, out);
+            self.beat(gateway, out);
+        }
+    }
+
+    fn check_received(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
+        let Some(session) = self.gateways.session(gateway) else { return };
+        let Some((seq, sent_at)) = session.unreceived.front().copied() else { return };
+        let deadline_ms = self.config.received_deadline_ms;
+        if sent_at + deadline_ms <= self.time {
+            self.stats.sessions_past_received_deadline += 1;
+            let message = format!("entry {seq} was not acked as received within {deadline_ms} ms");
+            self.refuse(gateway, ErrorCode::ReceivedDeadline, message, out);
+        }
+    }
+
+    /// Tells positions: soon after a quiet stream's have moved, and in any case every so often, also between events, for
+    /// subscriptions that have none.
+    fn beat(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
+        let received = self.marks.received();
+        let Some(session) = self.gateways.session_mut(gateway) else { return };
+        let since = self.time.saturating_sub(session.heartbeat_at);
+        let moved = session.queue.is_empty() && session.positions_told != *received;
+        if session.heartbeat_queued || !(since >= self.config.heartbeat_ms || (moved && since >= self.config.quiet_ms))
+        {
+            return;
+        }
+        session.heartbeat_queued = true;
+        session.heartbeat_at = self.time;
+        session.positions_told.clone_from(received);
+        let positions = received.clone();
+        self.queue(gateway, Item::Heartbeat(positions), out);
+    }
+}

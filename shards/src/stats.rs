@@ -1,0 +1,140 @@
+//! What a shard counts. All but the gauges at the end only grow.
+
+use std::sync::Arc;
+
+use wire::{Positions, ResyncReason};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// Changes that came through the ring.
+    pub events: u64,
+    /// Changes at or before what had come already; dropped.
+    pub events_repeated: u64,
+    /// Changes that at least one subscription matched.
+    pub events_matched: u64,
+    /// (change, subscription) pairs put into the log.
+    pub deliveries: u64,
+    /// Event entries written for Gateways, each with all its handles.
+    pub entries_sent: u64,
+    /// Bytes written for Gateways.
+    pub bytes_sent: u64,
+    /// Subscriptions that the index named for an image, before they were evaluated.
+    pub candidates: u64,
+    /// Evaluations that ended in an error, which is no match.
+    pub evaluation_errors: u64,
+    /// Evaluations that ran out of budget.
+    pub evaluations_over_budget: u64,
+    /// Images that are no valid BSON.
+    pub bad_documents: u64,
+    /// Hard deletes of which not even the tenant is known; nobody is told.
+    pub bare_deletes_without_tenant: u64,
+    /// Deliveries that a Gateway was done with.
+    pub acked: u64,
+    pub acks_stale: u64,
+    pub gaps: u64,
+    pub resyncs: ResyncCounts,
+    /// Log entries that left it, and those of them that somebody was still owed.
+    pub evictions: u64,
+    pub evictions_unsettled: u64,
+    /// Times that more waited for a Gateway than its outbox may hold.
+    pub outbox_overruns: u64,
+    pub sessions_opened: u64,
+    pub sessions_superseded: u64,
+    pub sessions_past_received_deadline: u64,
+    pub protocol_violations: u64,
+    /// Requests, acks and hellos of connections that have no session.
+    pub strays: u64,
+    pub requests: u64,
+    pub requests_too_many: u64,
+    pub subscriptions_created: u64,
+    pub subscriptions_renewed: u64,
+    pub subscriptions_replaced: u64,
+    pub subscriptions_rejected: u64,
+    pub subscriptions_not_owned: u64,
+    pub subscriptions_removed: u64,
+    pub subscriptions_expired: u64,
+    /// Times that the shard was stopped for so long that deadlines were moved.
+    pub stalls: u64,
+
+    /// Now: sessions, Gateways known, subscriptions, those of them that wait for the ingest thread to see them.
+    pub sessions: u64,
+    pub gateways: u64,
+    pub subscriptions: u64,
+    pub subscriptions_pending: u64,
+    /// Now: entries and bytes of the log, and entries that somebody is owed.
+    pub log_events: u64,
+    pub log_bytes: u64,
+    pub log_unsettled: u64,
+    pub filter_keys: u64,
+    pub filter_version: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResyncCounts {
+    pub lineage_changed: u64,
+    pub position_too_old: u64,
+    pub outbox_overrun: u64,
+    pub preimage_missing: u64,
+}
+
+impl ResyncCounts {
+    pub(crate) fn count(&mut self, reason: ResyncReason) {
+        *match reason {
+            ResyncReason::LineageChanged => &mut self.lineage_changed,
+            ResyncReason::PositionTooOld => &mut self.position_too_old,
+            ResyncReason::OutboxOverrun => &mut self.outbox_overrun,
+            ResyncReason::PreimageMissing => &mut self.preimage_missing,
+        } += 1;
+    }
+
+    pub fn total(&self) -> u64 {
+        self.lineage_changed + self.position_too_old + self.outbox_overrun + self.preimage_missing
+    }
+}
+
+/// How many subscriptions there are, by Gateway and by tenant, each in the order of the names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscriptionCounts {
+    pub by_gateway: Vec<(Arc<str>, u64)>,
+    pub by_tenant: Vec<(Arc<str>, u64)>,
+}
+
+/// What the ingest thread waits for before it reads on after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncState {
+    /// Rises with every change of the rest.
+    pub version: u64,
+    /// Gateways that have presented all their subscriptions since the start.
+    pub synced: Vec<Arc<str>>,
+    /// The lowest position presented for each backend and lineage before the ingest thread's first `FilterSeen`.
+    pub lowest_wanted: Vec<wire::Position>,
+}
+
+impl SyncState {
+    pub(crate) fn want(&mut self, positions: &Positions) {
+        for position in positions.iter() {
+            let room = self.lowest_wanted.len() < LOWEST_WANTED_MAX;
+            let known =
+                self.lowest_wanted.iter_mut().find(|p| p.backend == position.backend && p.lineage == position.lineage);
+            match known {
+                Some(lowest) if position.order() < lowest.order() => *lowest = *position,
+                Some(_) => continue,
+                None if room => self.lowest_wanted.push(*position),
+                None => continue,
+            }
+            self.version += 1;
+        }
+    }
+
+    pub(crate) fn synced(&mut self, gateway: &Arc<str>) {
+        if self.synced.len() < SYNCED_MAX && !self.synced.contains(gateway) {
+            self.synced.push(gateway.clone());
+            self.version += 1;
+        }
+    }
+}
+
+/// Backends and lineages that Gateways may name between them: a hostile one can't fill the memory with made-up ones.
+const LOWEST_WANTED_MAX: usize = 4_096;
+/// Gateways that are remembered to have synced.
+const SYNCED_MAX: usize = 65_536;
