@@ -1,4 +1,5 @@
 //! The node: what runs once per process.
 pub mod affinity;
+pub mod checkpoint;
 pub mod config;
 pub mod ingest;

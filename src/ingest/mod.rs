@@ -1,2 +1,12 @@
-//! The ingest thread: read, normalize, number, filter, route.
+//! The ingest thread: read, normalize, number, filter, route, and know what is settled.
+
+pub mod core;
+pub mod normalize;
+pub mod number;
+pub mod route;
+pub mod settle;
 pub mod source;
+pub mod status;
+
+#[cfg(test)]
+mod tests;

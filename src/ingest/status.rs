@@ -1,0 +1,103 @@
+//! What the ingest thread tells the rest of the node about itself: latest values, read by health and metrics.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+use wire::Position;
+
+use super::core::IngestCounters;
+
+/// What a backend is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not reached yet.
+    Connecting,
+    /// Reached; waits for the Gateways that the checkpoint names.
+    Registration,
+    Opening,
+    Reading,
+    /// Lost or refused; tried again by itself.
+    Retrying,
+    /// Needs a decision: see the error.
+    Halted,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Connecting => "connecting",
+            Phase::Registration => "registration",
+            Phase::Opening => "opening",
+            Phase::Reading => "reading",
+            Phase::Retrying => "retrying",
+            Phase::Halted => "halted",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct BackendStatus {
+    pub name: String,
+    pub phase: Phase,
+    /// The source in words, once it has been reached.
+    pub source: Option<String>,
+    pub position: Option<Position>,
+    pub error: Option<String>,
+    pub reopenings: u64,
+    /// Resume tokens kept until what they stand for is settled.
+    pub tokens: u64,
+}
+
+/// A picture of the ingest thread, replaced as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct IngestPicture {
+    pub backends: Vec<BackendStatus>,
+    pub counters: IngestCounters,
+    /// Times that reading waited for room in a shard's ring, by shard.
+    pub ring_full: Vec<u64>,
+    pub checkpoints_written: u64,
+    pub checkpoints_failed: u64,
+    pub checkpoint_bad_slots: u64,
+    /// Why the last checkpoint could not be written.
+    pub checkpoint_error: Option<String>,
+    pub rewinds: u64,
+}
+
+/// The cell that pictures are published in.
+#[derive(Debug, Default)]
+pub struct IngestStatus {
+    picture: ArcSwap<IngestPicture>,
+    /// Milliseconds of the process's clock at which the last checkpoint was written; 0: none yet.
+    checkpoint_at_ms: AtomicU64,
+}
+
+impl IngestStatus {
+    pub fn publish(&self, picture: IngestPicture) {
+        self.picture.store(Arc::new(picture));
+    }
+
+    pub fn picture(&self) -> Arc<IngestPicture> {
+        self.picture.load_full()
+    }
+
+    pub fn checkpointed(&self, now_ms: u64) {
+        self.checkpoint_at_ms.store(now_ms.max(1), Relaxed);
+    }
+
+    /// Milliseconds since the last checkpoint; `None` before the first.
+    pub fn checkpoint_age_ms(&self, now_ms: u64) -> Option<u64> {
+        match self.checkpoint_at_ms.load(Relaxed) {
+            0 => None,
+            at => Some(now_ms.saturating_sub(at)),
+        }
+    }
+
+    /// Whether every backend is being read.
+    pub fn is_reading(&self) -> bool {
+        let picture = self.picture.load();
+        !picture.backends.is_empty() && picture.backends.iter().all(|backend| backend.phase == Phase::Reading)
+    }
+}
