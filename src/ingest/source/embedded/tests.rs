@@ -552,7 +552,10 @@ async fn a_torn_last_write_is_as_if_it_never_was() {
         std::fs::write(image.path().join(&name), &content[..end - cut]).expect("it writes");
         let torn = open(image.path());
         let upto = torn.durable_upto();
-        assert!(upto < 20 && upto % 2 == 0, "a call of two writes is whole or not there: {upto} after a cut of {cut}");
+        assert!(
+            upto < 20 && upto.is_multiple_of(2),
+            "a call of two writes is whole or not there: {upto} after a cut of {cut}"
+        );
         assert_eq!(offsets(&torn, Start::At { time: 1 }).await, (1..=upto).collect::<Vec<_>>());
         assert_eq!(torn.scan("acme", "rooms/r1/messages", 100).expect("it reads").len() as u64, upto);
         found.insert(upto);
