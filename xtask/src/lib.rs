@@ -1,0 +1,5 @@
+//! What `cargo xtask …` does. It has no dependencies, so that it is built in a second.
+
+pub mod run;
+pub mod servers;
+pub mod tidy;
