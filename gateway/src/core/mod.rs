@@ -308,6 +308,11 @@ impl GatewayCore {
         self.terminal.as_ref()
     }
 
+    /// Whether nothing will be connected any more.
+    pub fn is_ended(&self) -> bool {
+        self.over
+    }
+
     /// Whether nothing will ever come out of [`GatewayCore::next_event`] again.
     pub fn is_over(&self) -> bool {
         self.over && self.fifo.is_drained()
