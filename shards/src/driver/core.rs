@@ -1,0 +1,41 @@
+//! What the driver needs of a shard. [`Shard`] is the one there is; the driver's own tests drive a smaller one.
+
+use bytes::BytesMut;
+use wire::Positions;
+
+use crate::{ConnectionId, FilterSnapshot, Input, Millis, Output, Shard, ShardStats, SyncState};
+
+pub(super) trait Core: 'static {
+    fn handle(&mut self, input: Input, now: Millis, outputs: &mut Vec<Output>);
+    fn fill(&mut self, connection: ConnectionId, now: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize;
+    fn settled(&self) -> Positions;
+    fn take_filter(&mut self) -> Option<FilterSnapshot>;
+    fn sync_state(&self) -> SyncState;
+    fn stats(&self) -> ShardStats;
+}
+
+impl Core for Shard {
+    fn handle(&mut self, input: Input, now: Millis, outputs: &mut Vec<Output>) {
+        Shard::handle(self, input, now, outputs);
+    }
+
+    fn fill(&mut self, connection: ConnectionId, now: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize {
+        Shard::fill(self, connection, now, bytes_max, buffer)
+    }
+
+    fn settled(&self) -> Positions {
+        Shard::settled(self)
+    }
+
+    fn take_filter(&mut self) -> Option<FilterSnapshot> {
+        Shard::take_filter(self)
+    }
+
+    fn sync_state(&self) -> SyncState {
+        Shard::sync_state(self)
+    }
+
+    fn stats(&self) -> ShardStats {
+        Shard::stats(self)
+    }
+}

@@ -1,0 +1,352 @@
+//! Where the tasks of one shard meet: the shard's state machine, its connections, and the way to the control thread.
+//!
+//! Invariants:
+//! - The shard is borrowed for the length of one call and never over an await. All tasks run on one thread, so a borrow can't
+//!   meet another.
+//! - Outputs are handed on in the order they came out, before anything else goes in.
+//! - The shard hears of a connection from its hello on, and hears exactly once that it has ended.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use tracing::debug;
+use wire::{ErrorCode, MAX_UNANSWERED_REQUESTS, Reply, Request, SubscribeItem, SubscriptionKey};
+
+use super::{cells::CellWriter, core::Core, executor::Executor, local::LocalEvent, ring::RingStats, stats::*};
+use crate::{CommandId, CommandReply, ConnectionId, FromIngest, Input, Millis, Output, Ticket};
+
+/// From a shard to the control thread.
+#[derive(Debug)]
+pub enum FromShard {
+    /// Asks to compile these and to count them in. The answer goes back with the ticket, to the shard that asked.
+    Admit { shard: u16, ticket: Ticket, gateway: String, items: Vec<SubscribeItem> },
+    /// These no longer count.
+    Released { shard: u16, gateway: String, keys: Vec<SubscriptionKey> },
+    Commanded { shard: u16, id: CommandId, reply: CommandReply },
+}
+
+/// Messages for the control thread beyond which requests of Gateways wait.
+const CONTROL_BACKLOG_MAX: usize = 1_024;
+/// Replies of one connection that may wait to be written: an answer for each request that may be unanswered, the welcome and a
+/// refusal.
+const REPLIES_MAX: usize = MAX_UNANSWERED_REQUESTS + 2;
+
+pub(super) struct Hub<C> {
+    partition: u16,
+    body_bytes_max: usize,
+    started: Instant,
+    core: RefCell<C>,
+    /// Empty outside of a call; kept for its memory.
+    outputs: RefCell<Vec<Output>>,
+    lines: RefCell<HashMap<ConnectionId, Rc<Line>>>,
+    next_connection: Cell<u64>,
+    /// Connections that are not in `lines` yet.
+    pub(super) newcomers: Cell<usize>,
+    backlog: RefCell<VecDeque<FromShard>>,
+    /// Something but the ring went in since the last look: there may be something to publish, or a backlog.
+    pub(super) stirred: LocalEvent,
+    /// Inputs that may have changed which Gateways have synced.
+    sync_may_differ: Cell<bool>,
+    /// A connection has left.
+    pub(super) left: LocalEvent,
+    pub(super) counters: Counters,
+    executor: Rc<Executor>,
+}
+
+impl<C: Core> Hub<C> {
+    pub(super) fn new(partition: u16, body_bytes_max: usize, core: C, executor: Rc<Executor>) -> Self {
+        Self {
+            partition,
+            body_bytes_max,
+            started: Instant::now(),
+            core: RefCell::new(core),
+            outputs: RefCell::default(),
+            lines: RefCell::default(),
+            next_connection: Cell::new(1),
+            newcomers: Cell::new(0),
+            backlog: RefCell::default(),
+            stirred: LocalEvent::default(),
+            sync_may_differ: Cell::new(true),
+            left: LocalEvent::default(),
+            counters: Counters::default(),
+            executor,
+        }
+    }
+
+    pub(super) fn now(&self) -> Millis {
+        // Half a billion years fit.
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    /// The largest body that a session's requests may have.
+    pub(super) fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max
+    }
+
+    /// One input that is not from the ring.
+    pub(super) fn input(&self, input: Input) {
+        if self.executor.has_failed() {
+            // What a panic left behind is not to be worked on. The main loop ends the shard.
+            return;
+        }
+        self.core.borrow_mut().handle(input, self.now(), &mut self.outputs.borrow_mut());
+        self.sync_may_differ.set(true);
+        self.dispatch();
+        self.stirred.set();
+    }
+
+    /// Items of the ring, as many as `drain` hands out.
+    pub(super) fn ingest(&self, drain: impl FnOnce(&mut dyn FnMut(FromIngest)) -> usize) -> usize {
+        if self.executor.has_failed() {
+            return 0;
+        }
+        let now = self.now();
+        let count = {
+            let mut core = self.core.borrow_mut();
+            let mut outputs = self.outputs.borrow_mut();
+            drain(&mut |item| core.handle(Input::Ingest(item), now, &mut outputs))
+        };
+        self.dispatch();
+        count
+    }
+
+    /// What is to be written to a connection's delivery stream next. 0: nothing until it is told so.
+    pub(super) fn fill(&self, connection: ConnectionId, bytes_max: usize, buffer: &mut BytesMut) -> usize {
+        if self.executor.has_failed() {
+            return 0;
+        }
+        self.core.borrow_mut().fill(connection, self.now(), bytes_max, buffer)
+    }
+
+    pub(super) fn publish(&self, cells: &mut CellWriter) {
+        let mut core = self.core.borrow_mut();
+        cells.settled(core.settled());
+        if let Some(filter) = core.take_filter() {
+            cells.filter(filter);
+        }
+        if self.sync_may_differ.take() {
+            let state = core.sync_state();
+            cells.sync(state.version, || state);
+        }
+    }
+
+    pub(super) fn publish_stats(&self, cells: &mut CellWriter, ring: RingStats) {
+        let driver = DriverStats {
+            sessions: self.sessions() as u64,
+            newcomers: self.newcomers.get() as u64,
+            control_backlog: self.backlog.borrow().len() as u64,
+            ..self.counters.snapshot()
+        };
+        let shard = self.core.borrow().stats();
+        cells.stats(StatsSnapshot { shard, driver, ring });
+    }
+
+    /// Counts a connection as a newcomer until the guard is dropped.
+    pub(super) fn newcomer(self: &Rc<Self>) -> Newcomer<C> {
+        self.newcomers.set(self.newcomers.get() + 1);
+        Newcomer { hub: Rc::clone(self) }
+    }
+
+    pub(super) fn sessions(&self) -> usize {
+        self.lines.borrow().len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions() == 0 && self.newcomers.get() == 0
+    }
+
+    /// Makes a connection known whose hello was good, before the shard hears of it.
+    pub(super) fn connect(self: &Rc<Self>) -> Session<C> {
+        let id = ConnectionId(self.next_connection.replace(self.next_connection.get() + 1));
+        let line = Rc::new(Line { id, ..Line::default() });
+        self.lines.borrow_mut().insert(id, Rc::clone(&line));
+        Session { hub: Rc::clone(self), line }
+    }
+
+    /// Ends all sessions for this reason, each once it is flushed.
+    pub(super) fn refuse_all(&self, code: ErrorCode, message: &str) {
+        for line in self.lines.borrow().values() {
+            line.refuse(code, message.to_owned());
+        }
+    }
+
+    /// Whether so much waits for the control thread that no more should be asked of it.
+    pub(super) fn is_congested(&self) -> bool {
+        self.backlog.borrow().len() >= CONTROL_BACKLOG_MAX
+    }
+
+    /// The oldest message for the control thread.
+    pub(super) fn take_for_control(&self) -> Option<FromShard> {
+        self.backlog.borrow_mut().pop_front()
+    }
+
+    fn dispatch(&self) {
+        let mut outputs = self.outputs.take();
+        let lines = self.lines.borrow();
+        let shard = self.partition;
+        for output in outputs.drain(..) {
+            match output {
+                Output::Reply { connection, reply } => {
+                    if let Some(line) = lines.get(&connection) {
+                        line.reply(reply, &self.counters);
+                    }
+                }
+                Output::Ready { connection } => {
+                    if let Some(line) = lines.get(&connection) {
+                        line.ready.set(true);
+                        line.delivery.set();
+                    }
+                }
+                Output::Close { connection, code, message } => {
+                    if let Some(line) = lines.get(&connection) {
+                        line.close(code, message);
+                    }
+                }
+                Output::Admit { ticket, gateway, items } => {
+                    self.backlog.borrow_mut().push_back(FromShard::Admit { shard, ticket, gateway, items });
+                }
+                Output::Released { gateway, keys } => {
+                    self.backlog.borrow_mut().push_back(FromShard::Released { shard, gateway, keys });
+                }
+                Output::Commanded { id, reply } => {
+                    self.backlog.borrow_mut().push_back(FromShard::Commanded { shard, id, reply });
+                }
+            }
+        }
+        // The memory goes back, the items are gone.
+        self.outputs.replace(outputs);
+    }
+}
+
+/// What the tasks of one connection share with the rest of the shard.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) id: ConnectionId,
+    replies: RefCell<VecDeque<Reply>>,
+    /// Requests taken in whose answer has not been written.
+    unanswered: Cell<usize>,
+    /// The shard has something to be filled.
+    pub(super) ready: Cell<bool>,
+    closing: RefCell<Option<(ErrorCode, String)>>,
+    /// Wakes the writer of the control stream.
+    pub(super) control: LocalEvent,
+    /// Wakes the writer of the delivery stream.
+    pub(super) delivery: LocalEvent,
+    /// Starts the time that there is for flushing.
+    pub(super) closed: LocalEvent,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            id: ConnectionId(0),
+            replies: RefCell::default(),
+            unanswered: Cell::new(0),
+            ready: Cell::new(false),
+            closing: RefCell::default(),
+            control: LocalEvent::default(),
+            delivery: LocalEvent::default(),
+            closed: LocalEvent::default(),
+        }
+    }
+}
+
+impl Line {
+    fn reply(&self, reply: Reply, counters: &Counters) {
+        if self.replies.borrow().len() >= REPLIES_MAX {
+            // Only a shard that answers twice gets here: requests are counted before they go in.
+            debug!(connection = self.id.0, "more replies than requests");
+            counters.requests_too_many.add(1);
+            self.close(ErrorCode::Internal, "more replies than requests".into());
+            return;
+        }
+        self.replies.borrow_mut().push_back(reply);
+        self.control.set();
+    }
+
+    /// The reply to be written next. What it answers counts as answered.
+    pub(super) fn next_reply(&self) -> Option<Reply> {
+        let reply = self.replies.borrow_mut().pop_front()?;
+        if !matches!(reply, Reply::Welcome(_) | Reply::Refused { .. }) {
+            self.unanswered.set(self.unanswered.get().saturating_sub(1));
+        }
+        Some(reply)
+    }
+
+    /// Ends the connection once what was put out for it is flushed. The first reason stands.
+    pub(super) fn close(&self, code: ErrorCode, message: String) {
+        let mut closing = self.closing.borrow_mut();
+        if closing.is_none() {
+            *closing = Some((code, message));
+            self.control.set();
+            self.delivery.set();
+            self.closed.set();
+        }
+    }
+
+    /// The same with the reason told on the control stream.
+    pub(super) fn refuse(&self, code: ErrorCode, message: String) {
+        if self.closing().is_none() {
+            self.replies.borrow_mut().push_back(Reply::Refused { code, message: message.clone() });
+            self.close(code, message);
+        }
+    }
+
+    pub(super) fn closing(&self) -> Option<(ErrorCode, String)> {
+        self.closing.borrow().clone()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.borrow().is_some()
+    }
+}
+
+/// A session's hold on the hub. Its end is the session's end.
+pub(super) struct Session<C: Core> {
+    hub: Rc<Hub<C>>,
+    pub(super) line: Rc<Line>,
+}
+
+impl<C: Core> Session<C> {
+    /// Hands a request to the shard, unless more are unanswered than may be.
+    pub(super) fn request(&self, request: Request) {
+        let unanswered = self.line.unanswered.get() + 1;
+        if unanswered > MAX_UNANSWERED_REQUESTS {
+            self.hub.counters.requests_too_many.add(1);
+            let message = format!("{unanswered} unanswered requests where {MAX_UNANSWERED_REQUESTS} are allowed");
+            self.line.refuse(ErrorCode::TooManyRequests, message);
+            return;
+        }
+        self.line.unanswered.set(unanswered);
+        self.hub.counters.requests.add(1);
+        self.hub.input(Input::Request { connection: self.line.id, request });
+    }
+}
+
+impl<C: Core> Drop for Session<C> {
+    fn drop(&mut self) {
+        self.hub.lines.borrow_mut().remove(&self.line.id);
+        self.hub.counters.sessions_ended.add(1);
+        // Not while a panic unwinds through the shard, which may be borrowed then.
+        if !std::thread::panicking() {
+            self.hub.input(Input::Disconnected { connection: self.line.id });
+        }
+        self.hub.left.set();
+    }
+}
+
+pub(super) struct Newcomer<C: Core> {
+    hub: Rc<Hub<C>>,
+}
+
+impl<C: Core> Drop for Newcomer<C> {
+    fn drop(&mut self) {
+        self.hub.newcomers.set(self.hub.newcomers.get() - 1);
+        self.hub.left.set();
+    }
+}

@@ -1,0 +1,7 @@
+//! The driver with everything real but the ingest and control threads: executors, sockets, QUIC, a client.
+
+mod client;
+mod executors;
+mod node;
+mod sessions;
+mod tiny;
