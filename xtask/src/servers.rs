@@ -48,6 +48,7 @@ pub struct Server {
     pub uri: String,
     keeper: Child,
     folder: PathBuf,
+    log: PathBuf,
 }
 
 impl Secantus {
@@ -96,16 +97,17 @@ impl Secantus {
     /// Starts a server on a free port with an empty folder, and waits until it answers.
     pub fn start(&self) -> Result<Server, String> {
         let port = free_port().map_err(|error| format!("no free port on 127.0.0.1: {error}"))?;
+        self.sweep();
         let name = format!("run-{}-{port}", std::process::id());
         let folder = self.logs.join(&name);
         let log = self.logs.join(format!("{name}.log"));
         let keeper = self.spawn(port, &folder, &log).map_err(|error| format!("{}: {error}", self.binary.display()))?;
-        let server = Server { uri: format!("mongodb://127.0.0.1:{port}/?replicaSet=secantus"), keeper, folder };
+        let uri = format!("mongodb://127.0.0.1:{port}/?replicaSet=secantus");
+        let server = Server { uri, keeper, folder, log };
         let started = Instant::now();
         while !answers(port) {
             if started.elapsed() > START_TIME {
-                drop(server);
-                let told = fs::read_to_string(&log).unwrap_or_default();
+                let told = fs::read_to_string(&server.log).unwrap_or_default();
                 return Err(format!(
                     "SecantusDB did not answer on port {port} within {START_TIME:?}; it said:\n{told}"
                 ));
@@ -113,6 +115,19 @@ impl Secantus {
             pause(Duration::from_millis(50));
         }
         Ok(server)
+    }
+
+    /// Removes what runs that were killed have left: `run-PROCESS-PORT…` of processes that are gone.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.logs).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some((process, _)) = name.strip_prefix("run-").and_then(|rest| rest.split_once('-')) else { continue };
+            if !Path::new("/proc").join(process).exists() {
+                // Only one of the two applies, and what can't be removed does no harm.
+                let _ = fs::remove_dir_all(entry.path());
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// A shell starts the server and reads its own standard input, which only this process holds open: its end is the
@@ -138,9 +153,10 @@ const KEEPER: &str = "\"$@\" </dev/null & server=$!; cat >/dev/null; kill -9 \"$
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.keeper.stdin.take());
-        // Neither can be helped here: the keeper is gone anyway, and the folder lies under `target`.
+        // None of this can be helped here: the keeper is gone anyway, and the rest lies under `target`.
         let _ = self.keeper.wait();
         let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(&self.log);
     }
 }
 
@@ -257,7 +273,7 @@ mod tests {
         let secantus = Secantus { binary, logs: folder.path().to_owned() };
         let (storage, log) = (folder.path().join("storage"), folder.path().join("log"));
         let keeper = secantus.spawn(7, &storage, &log).unwrap();
-        let server = Server { uri: String::new(), keeper, folder: storage.clone() };
+        let server = Server { uri: String::new(), keeper, folder: storage.clone(), log: log.clone() };
         let said = loop {
             let said = fs::read_to_string(&log).unwrap();
             if said.ends_with('\n') {
