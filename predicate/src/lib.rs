@@ -9,6 +9,7 @@
 //! - Hostile text is an error of [`Predicate::compile`], hostile documents at most an [`Outcome`]; neither is a panic.
 //! - All that is bounded is bounded before it is parsed: the limits are the constants of this crate.
 
+mod cel;
 pub mod extjson;
 mod filter;
 pub mod mapping;
@@ -18,6 +19,7 @@ mod value;
 
 use bson::RawDocument;
 
+pub use cel::{interpreter_panics, limits};
 pub use filter::{FILTERS_BYTES_MAX, FILTERS_MAX, LIST_MAX, Op};
 pub use mapping::{Mapping, MappingError, Nested};
 pub use path::{PATH_BYTES_MAX, PATH_DEPTH_MAX, Path};
@@ -25,6 +27,7 @@ pub use value::{
     CanonicalBytes, StoredId, Value, compare, equal, raw_of_stored_id, stored_id, stored_string_id, write_canonical,
 };
 
+use cel::Expression;
 use filter::Filter;
 
 /// Stack of a thread that compiles. The bounds on expressions keep the parser well below it.
@@ -86,6 +89,7 @@ fn filter_message(index: Option<usize>, field: Option<&str>, op: Option<&str>, w
 #[derive(Debug)]
 pub struct Predicate {
     filters: Vec<Filter>,
+    expression: Option<Box<Expression>>,
     equalities: Vec<(Path, Value)>,
     document_id: Option<Value>,
 }
@@ -147,18 +151,37 @@ impl Budget {
     }
 }
 
+/// The most that one evaluation may cost. One that would cost more is an [`Outcome::Error`], for no budget would ever do.
+pub const EVALUATION_UNITS_MAX: u64 = 1 << 21;
+
 impl Predicate {
     /// Call on a thread with at least [`COMPILE_STACK_BYTES`] of stack.
     pub fn compile(source: Source<'_>, mapping: &Mapping) -> Result<Predicate, CompileError> {
+        Predicate::compile_as(source, mapping, true)
+    }
+
+    /// The same with all of the expression left to the interpreter, to compare with.
+    #[doc(hidden)]
+    pub fn compile_interpreted(source: Source<'_>, mapping: &Mapping) -> Result<Predicate, CompileError> {
+        Predicate::compile_as(source, mapping, false)
+    }
+
+    fn compile_as(source: Source<'_>, mapping: &Mapping, native: bool) -> Result<Predicate, CompileError> {
         let filters = filter::parse(source.filters, mapping)?;
-        if !source.expr.is_empty() {
-            let what = "expressions are not compiled by this build".to_owned();
-            return Err(CompileError::Cel { offset: None, what });
+        let expression = match source.expr {
+            "" => None,
+            expr => Some(Box::new(Expression::compile(expr, mapping, native)?)),
+        };
+        let mut equalities: Vec<(Path, Value)> = Vec::new();
+        let of_expression = expression.iter().flat_map(|expression| expression.equalities().iter().cloned());
+        for equality in filters.iter().filter_map(Filter::equality).chain(of_expression) {
+            if !equalities.contains(&equality) {
+                equalities.push(equality);
+            }
         }
-        let equalities: Vec<(Path, Value)> = filters.iter().filter_map(Filter::equality).collect();
         let id_path = mapping.id_path();
         let document_id = equalities.iter().find(|(path, _)| *path == id_path).map(|(_, value)| value.clone());
-        Ok(Predicate { filters, equalities, document_id })
+        Ok(Predicate { filters, expression, equalities, document_id })
     }
 
     /// The document this predicate is bound to, when it holds for at most one document: the value that the document id must equal.
@@ -173,16 +196,33 @@ impl Predicate {
 
     /// True when the predicate has nothing to check (no filters, no expression).
     pub fn is_always_true(&self) -> bool {
-        self.filters.is_empty()
+        self.filters.is_empty() && self.expression.is_none()
     }
 
     /// Whether the expression mentions `before` or `type`: such a predicate is about the change, not the image.
     pub fn reads_change(&self) -> bool {
-        false
+        self.expression.as_ref().is_some_and(|expression| expression.reads_change())
     }
 
-    /// Evaluates on one image. Takes what it costs from the budget; with nothing left it answers [`Outcome::OverBudget`].
-    pub fn evaluate(&self, image: &RawDocument, _context: &Context<'_>, budget: &mut Budget) -> Outcome {
+    /// Evaluates on one image. Takes what it costs from the budget; with nothing left it answers [`Outcome::OverBudget`]. A budget
+    /// of [`EVALUATION_UNITS_MAX`] is always enough.
+    pub fn evaluate(&self, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Outcome {
+        if self.is_always_true() {
+            return Outcome::True;
+        }
+        // Whether this one evaluation is too much by any measure, rather than for what is left.
+        let whole = budget.units >= EVALUATION_UNITS_MAX;
+        let mut own = Budget { units: budget.units.min(EVALUATION_UNITS_MAX) };
+        let given = own.units;
+        let outcome = self.evaluate_within(image, context, &mut own);
+        budget.spend(given - own.units);
+        match outcome {
+            Outcome::OverBudget if whole => Outcome::Error,
+            outcome => outcome,
+        }
+    }
+
+    fn evaluate_within(&self, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Outcome {
         for filter in &self.filters {
             let holds = filter.holds(image, budget);
             if budget.is_spent() {
@@ -192,6 +232,30 @@ impl Predicate {
                 return Outcome::False;
             }
         }
-        Outcome::True
+        let Some(expression) = &self.expression else { return Outcome::True };
+        let answer = expression.evaluate(image, context, budget);
+        if budget.is_spent() {
+            return Outcome::OverBudget;
+        }
+        match answer {
+            Some(true) => Outcome::True,
+            Some(false) => Outcome::False,
+            None => Outcome::Error,
+        }
     }
+}
+
+/// Compiles on a thread of its own, for a caller whose stack may be small.
+pub fn compile_on_big_stack(source: Source<'_>, mapping: &Mapping) -> Result<Predicate, CompileError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("compile".into())
+            .stack_size(COMPILE_STACK_BYTES)
+            .spawn_scoped(scope, || Predicate::compile(source, mapping));
+        match thread.map(|thread| thread.join()) {
+            Ok(Ok(compiled)) => compiled,
+            Ok(Err(_)) => Err(CompileError::Cel { offset: None, what: "the compiler failed on it".into() }),
+            Err(error) => Err(CompileError::Cel { offset: None, what: format!("no thread to compile on: {error}") }),
+        }
+    })
 }

@@ -1,0 +1,118 @@
+//! CEL: scanned, parsed, checked, and compiled to a tree that is native as far as it can be.
+//!
+//! Order of work, each step bounded by the one before: [`scan`] (no recursion, bounds everything that follows), the parser of the
+//! `cel` crate (a panic there is an error here), [`check`] (names and the result's type), [`compile`] to [`native`] nodes, with
+//! [`interpret`]ed leaves whose cost [`meter`] counts.
+
+mod check;
+mod compile;
+mod interpret;
+pub mod limits;
+mod meter;
+mod native;
+mod regex;
+pub(crate) mod scan;
+mod value;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bson::RawDocument;
+use cel_interpreter::common::ast::IdedExpr;
+
+pub use interpret::interpreter_panics;
+
+use crate::mapping::Mapping;
+use crate::path::Path;
+use crate::value::Value;
+use crate::{Budget, CompileError, Context};
+use native::{Node, Scope};
+use scan::error;
+
+/// A compiled expression.
+#[derive(Debug)]
+pub(crate) struct Expression {
+    root: Node,
+    mapping: Arc<Mapping>,
+    reads_change: bool,
+    equalities: Vec<(Path, Value)>,
+}
+
+thread_local! {
+    /// The mapping of the last expression: a node has one, so that all of its expressions share it.
+    static MAPPING: RefCell<Option<Arc<Mapping>>> = const { RefCell::new(None) };
+}
+
+impl Expression {
+    /// With `native` false the interpreter evaluates all of it.
+    pub(crate) fn compile(source: &str, mapping: &Mapping, native: bool) -> Result<Expression, CompileError> {
+        scan::scan(source)?;
+        // The parser is not ours. What it makes of hostile text must be an error whatever happens in it.
+        let compiled = catch_unwind(AssertUnwindSafe(|| {
+            let tree = parse(source)?;
+            let reads_change = check::reads(&tree)?.change;
+            check::yields_bool(&tree)?;
+            Ok((compile::node(&tree, mapping, native)?, reads_change))
+        }));
+        let (root, reads_change) = compiled.unwrap_or_else(|_| Err(error(None, "the parser failed on it")))?;
+        let id = mapping.id_path();
+        let id_is_text = matches!(mapping, Mapping::Nested(_));
+        let equalities = compile::equalities(&root, &id, id_is_text)
+            .into_iter()
+            .filter_map(|(path, literal, text)| {
+                let exact = literal.exact_value(text)?;
+                Some((path, Value::of(exact.as_raw_bson_ref())?))
+            })
+            .collect();
+        Ok(Expression { root, mapping: shared(mapping), reads_change, equalities })
+    }
+
+    /// None for an error, also for want of budget, which the budget shows.
+    pub(crate) fn evaluate(&self, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Option<bool> {
+        let scope = Scope { mapping: &self.mapping, image, context };
+        self.root.evaluate(&scope, budget)
+    }
+
+    pub(crate) fn reads_change(&self) -> bool {
+        self.reads_change
+    }
+
+    pub(crate) fn equalities(&self) -> &[(Path, Value)] {
+        &self.equalities
+    }
+}
+
+fn parse(source: &str) -> Result<IdedExpr, CompileError> {
+    interpret::env().parser().parse(source).map_err(|errors| match errors.errors.first() {
+        Some(first) => {
+            let (line, column) = first.pos;
+            let what: String = first.msg.chars().take(300).collect();
+            error(offset_of(source, line, column), what)
+        }
+        None => error(None, "it cannot be parsed"),
+    })
+}
+
+/// The byte at a line and column, both from 1.
+fn offset_of(source: &str, line: isize, column: isize) -> Option<usize> {
+    let line = usize::try_from(line).ok()?.checked_sub(1)?;
+    let column = usize::try_from(column).ok()?.saturating_sub(1);
+    let start: usize = source.split_inclusive('\n').take(line).map(str::len).sum();
+    let rest = source.get(start..)?;
+    Some(start + rest.char_indices().nth(column).map_or(rest.len(), |(offset, _)| offset))
+}
+
+fn shared(mapping: &Mapping) -> Arc<Mapping> {
+    MAPPING.with_borrow_mut(|last| match last {
+        Some(last) if **last == *mapping => Arc::clone(last),
+        _ => {
+            let fresh = Arc::new(mapping.clone());
+            *last = Some(Arc::clone(&fresh));
+            fresh
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

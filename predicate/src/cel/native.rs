@@ -1,0 +1,305 @@
+//! The common part of CEL as a tree of its own, evaluated on raw BSON in CEL's three values: true, false, error.
+//!
+//! Invariant: a tree answers as the interpreter does for the expression that it came from. The one difference is that an integer and
+//! a double beyond 2^53 are compared exactly here.
+
+use std::cmp::Ordering;
+
+use bson::{RawBsonRef, RawDocument};
+use regex::Regex;
+
+use super::interpret::Interpreted;
+use super::meter::regex_units;
+use super::value::{CelRef, Composite, Literal};
+use crate::mapping::Mapping;
+use crate::path::{Path, field};
+use crate::{Budget, Context};
+
+/// A part of an expression that yields a bool.
+#[derive(Debug)]
+pub(super) enum Node {
+    Const(bool),
+    And(Vec<Node>),
+    Or(Vec<Node>),
+    Not(Box<Node>),
+    If(Box<[Node; 3]>),
+    Test(Test),
+    Interpreted(Box<Interpreted>),
+}
+
+/// A leaf, with the expression to interpret where its operands turn out to be two lists or two maps.
+#[derive(Debug)]
+pub(super) struct Test {
+    pub(super) kind: TestKind,
+    pub(super) fallback: Option<Box<Interpreted>>,
+}
+
+#[derive(Debug)]
+pub(super) enum TestKind {
+    Bool(Operand),
+    Compare {
+        op: CompareOp,
+        left: Operand,
+        right: Operand,
+    },
+    InList {
+        item: Operand,
+        list: Vec<Literal>,
+    },
+    InField {
+        item: Operand,
+        container: Operand,
+    },
+    /// `has` of a name in the document at `parent`, or in the view itself.
+    Has {
+        image: Image,
+        parent: Option<Path>,
+        name: Box<str>,
+        whole: Path,
+    },
+    Text {
+        op: TextOp,
+        target: Operand,
+        argument: Operand,
+    },
+    Matches {
+        target: Operand,
+        regex: Regex,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CompareOp {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TextOp {
+    StartsWith,
+    EndsWith,
+    Contains,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Image {
+    Doc,
+    Before,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Operand {
+    Literal(Literal),
+    Field(Image, Path),
+    Id(Path),
+    Tenant,
+    Collection,
+    Type,
+    /// `before` itself, of which only whether it is null can be told here.
+    Before,
+    Size(Box<Operand>),
+}
+
+/// Why a leaf has no answer here.
+enum Fault {
+    /// The expression fails, in CEL's sense.
+    Error,
+    Composite,
+}
+
+impl From<Composite> for Fault {
+    fn from(_: Composite) -> Fault {
+        Fault::Composite
+    }
+}
+
+/// What an evaluation looks at.
+pub(super) struct Scope<'s, 'a> {
+    pub(super) mapping: &'s Mapping,
+    pub(super) image: &'a RawDocument,
+    pub(super) context: &'s Context<'a>,
+}
+
+impl Node {
+    /// None for an error, also for want of budget, which the budget shows.
+    pub(super) fn evaluate(&self, scope: &Scope<'_, '_>, budget: &mut Budget) -> Option<bool> {
+        match self {
+            Node::Const(answer) => Some(*answer),
+            Node::And(nodes) => fold(nodes, false, scope, budget),
+            Node::Or(nodes) => fold(nodes, true, scope, budget),
+            Node::Not(node) => node.evaluate(scope, budget).map(|answer| !answer),
+            Node::If(nodes) => {
+                let [condition, yes, no] = nodes.as_ref();
+                if condition.evaluate(scope, budget)? {
+                    yes.evaluate(scope, budget)
+                } else {
+                    no.evaluate(scope, budget)
+                }
+            }
+            Node::Interpreted(expr) => expr.evaluate(scope.mapping, scope.image, scope.context, budget),
+            Node::Test(test) => match test.kind.evaluate(scope, budget) {
+                Ok(answer) => Some(answer),
+                Err(Fault::Error) => None,
+                Err(Fault::Composite) => {
+                    test.fallback.as_ref()?.evaluate(scope.mapping, scope.image, scope.context, budget)
+                }
+            },
+        }
+    }
+}
+
+/// `&&` where false decides, `||` where true does: the deciding answer absorbs errors, before and after it.
+fn fold(nodes: &[Node], deciding: bool, scope: &Scope<'_, '_>, budget: &mut Budget) -> Option<bool> {
+    let mut answer = Some(!deciding);
+    for node in nodes {
+        match node.evaluate(scope, budget) {
+            Some(found) if found == deciding => return Some(deciding),
+            Some(_) => {}
+            None => answer = None,
+        }
+        if budget.is_spent() {
+            return None;
+        }
+    }
+    answer
+}
+
+impl TestKind {
+    fn evaluate(&self, scope: &Scope<'_, '_>, budget: &mut Budget) -> Result<bool, Fault> {
+        budget.spend(1);
+        match self {
+            TestKind::Bool(operand) => match operand.value(scope, budget)? {
+                CelRef::Bool(answer) => Ok(answer),
+                _ => Err(Fault::Error),
+            },
+            TestKind::Compare { op, left, right } => {
+                let left = left.value(scope, budget)?;
+                let right = right.value(scope, budget)?;
+                op.holds(&left, &right)
+            }
+            TestKind::InList { item, list } => {
+                let item = item.value(scope, budget)?;
+                budget.spend(list.len() as u64);
+                for literal in list {
+                    if item.equal(&literal.as_ref())? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            TestKind::InField { item, container } => {
+                let item = item.value(scope, budget)?;
+                match container.value(scope, budget)? {
+                    CelRef::List(list) => in_array(&item, list, budget),
+                    CelRef::Map(map) => match item {
+                        CelRef::Text(name) => Ok(field(map, name).is_some()),
+                        CelRef::Hex(_) => Ok(item.text().is_some_and(|name| field(map, name).is_some())),
+                        CelRef::Bool(_) | CelRef::Int(_) | CelRef::UInt(_) | CelRef::Double(_) => Ok(false),
+                        _ => Err(Fault::Error),
+                    },
+                    _ => Err(Fault::Error),
+                }
+            }
+            TestKind::Has { image, parent, name, whole } => {
+                let image = scope.of(*image).ok_or(Fault::Error)?;
+                budget.spend(whole.cost());
+                match parent {
+                    None => Ok(whole.get(image).is_some()),
+                    Some(parent) => match parent.get(image) {
+                        Some(RawBsonRef::Document(parent)) => Ok(field(parent, name).is_some()),
+                        _ => Err(Fault::Error),
+                    },
+                }
+            }
+            TestKind::Text { op, target, argument } => {
+                let target = target.value(scope, budget)?;
+                let argument = argument.value(scope, budget)?;
+                let (Some(target), Some(argument)) = (target.text(), argument.text()) else { return Err(Fault::Error) };
+                budget.spend((target.len() / 64) as u64);
+                Ok(match op {
+                    TextOp::StartsWith => target.starts_with(argument),
+                    TextOp::EndsWith => target.ends_with(argument),
+                    TextOp::Contains => target.contains(argument),
+                })
+            }
+            TestKind::Matches { target, regex } => {
+                let target = target.value(scope, budget)?;
+                let text = target.text().ok_or(Fault::Error)?;
+                budget.spend(regex_units(text));
+                if budget.is_spent() {
+                    return Err(Fault::Error);
+                }
+                Ok(regex.is_match(text))
+            }
+        }
+    }
+}
+
+fn in_array(item: &CelRef<'_>, list: &bson::raw::RawArray, budget: &mut Budget) -> Result<bool, Fault> {
+    for element in list.into_iter().map_while(Result::ok) {
+        budget.spend(1);
+        if budget.is_spent() {
+            return Err(Fault::Error);
+        }
+        if item.equal(&CelRef::of(element))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl CompareOp {
+    fn holds(self, left: &CelRef<'_>, right: &CelRef<'_>) -> Result<bool, Fault> {
+        let order = || left.compare(right).ok_or(Fault::Error);
+        Ok(match self {
+            CompareOp::Eq => left.equal(right)?,
+            CompareOp::Ne => !left.equal(right)?,
+            CompareOp::Lt => order()? == Ordering::Less,
+            CompareOp::Le => order()? != Ordering::Greater,
+            CompareOp::Gt => order()? == Ordering::Greater,
+            CompareOp::Ge => order()? != Ordering::Less,
+        })
+    }
+}
+
+impl<'a> Scope<'_, 'a> {
+    /// None where there is no before-image: whatever is selected from null is an error.
+    fn of(&self, image: Image) -> Option<&'a RawDocument> {
+        match image {
+            Image::Doc => Some(self.image),
+            Image::Before => self.context.before,
+        }
+    }
+}
+
+impl Operand {
+    fn value<'a>(&'a self, scope: &Scope<'_, 'a>, budget: &mut Budget) -> Result<CelRef<'a>, Fault> {
+        Ok(match self {
+            Operand::Literal(literal) => literal.as_ref(),
+            Operand::Field(image, path) => {
+                budget.spend(path.cost());
+                let image = scope.of(*image).ok_or(Fault::Error)?;
+                CelRef::of(path.get(image).ok_or(Fault::Error)?)
+            }
+            Operand::Id(path) => path.get(scope.image).map_or(CelRef::Null, CelRef::of),
+            Operand::Tenant => CelRef::Text(scope.context.tenant),
+            Operand::Collection => CelRef::Text(scope.context.collection),
+            Operand::Type => CelRef::Text(scope.context.change_type.as_str()),
+            Operand::Before => scope.context.before.map_or(CelRef::Null, CelRef::Map),
+            Operand::Size(operand) => {
+                let size = match operand.value(scope, budget)? {
+                    CelRef::Map(_) => return Err(Fault::Composite),
+                    CelRef::List(list) => list.into_iter().map_while(Result::ok).count(),
+                    CelRef::Bytes(bytes) => bytes.len(),
+                    value => value.text().ok_or(Fault::Error)?.chars().count(),
+                };
+                budget.spend((size / 8) as u64);
+                CelRef::Int(i64::try_from(size).map_err(|_| Fault::Error)?)
+            }
+        })
+    }
+}
