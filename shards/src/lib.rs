@@ -2,6 +2,7 @@
 
 mod change;
 mod config;
+pub mod driver;
 mod expired;
 mod filter;
 mod gateway;
