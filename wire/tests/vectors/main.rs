@@ -12,8 +12,8 @@ use std::{env, fs, path::PathBuf};
 use bytes::BytesMut;
 use serde_json::{Value, json};
 use wire::{
-    Ack, BackendId, Decoder, Delivery, HEADER_BYTES, Lineage, MAX_BODY_BYTES, Message, PlaceHash, Position, Reply,
-    Request, SlotTable, WireError,
+    Ack, BackendId, Decoder, Delivery, ErrorCode, HEADER_BYTES, Lineage, MAX_BODY_BYTES, Message, PlaceHash, Position,
+    Reply, Request, SlotTable, WireError,
 };
 
 /// A message of any stream.
@@ -312,6 +312,19 @@ fn session() {
         .collect();
     stored("session.json", Value::Array(expected));
     transcript::check();
+}
+
+/// Every code has its row, with both of its numbers.
+#[test]
+fn the_document_lists_every_code() {
+    let path = repository().join("docs/protocol.md");
+    let document = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    for code in ErrorCode::ALL {
+        let name = json!(code);
+        let name = name.as_str().expect("a code is told by its name");
+        let row = format!("| {} | {} | `{name}` |", code as u32, code.quic_code());
+        assert!(document.contains(&row), "docs/protocol.md has no row {row}");
+    }
 }
 
 #[test]
