@@ -121,7 +121,7 @@ impl Shard {
 
     /// The highest position of each backend such that nobody is owed anything at or before it. A backend of which nothing is
     /// settled isn't named.
-    pub fn settled(&mut self) -> Positions {
+    pub fn settled(&self) -> Positions {
         self.marks.settled(&self.log)
     }
 
@@ -131,8 +131,13 @@ impl Shard {
     }
 
     /// What the registration barrier after a restart waits for.
-    pub fn sync_state(&self) -> &SyncState {
-        &self.sync
+    pub fn sync_state(&self) -> SyncState {
+        self.sync.clone()
+    }
+
+    /// [`SyncState::version`] alone, which costs nothing to ask for.
+    pub fn sync_version(&self) -> u64 {
+        self.sync.version
     }
 
     pub fn stats(&self) -> ShardStats {

@@ -1,9 +1,12 @@
-//! Hard deletes of which no image is known. Whom they concern is certain for subscriptions to that document, and for whole
-//! collections; all others of the tenant may or may not have matched the document.
+//! Hard deletes of which no image is known. Whom they concern is certain for subscriptions to nothing but that document, and for
+//! whole collections; all others of the tenant may or may not have matched the document.
 
+use bson::RawDocumentBuf;
+use bson::raw::{CStr, cstr};
+use predicate::{Budget, ChangeType, Context, Mapping, Outcome, raw_of_stored_id};
 use wire::{Certainty, PlaceHash, Transition};
 
-use super::{Anchor, Entry, Hit, Index, MatchCounts, Rules, Shown};
+use super::{Anchor, Entry, Hit, Index, MatchCounts, Rules, Shown, text_of};
 use crate::Change;
 use crate::config::BareDeletes;
 
@@ -24,10 +27,16 @@ impl Index {
         if !key.is_empty() {
             for &slot in self.documents.get(self.seed, &key) {
                 let Some(Some(entry)) = self.entries.get(slot as usize) else { continue };
-                if entry.live && partitions.contains(&entry.partition) {
-                    counts.candidates += 1;
-                    hits.push(leave(slot, Shown::NothingAt(entry.partition), Certainty::Matched));
+                if !entry.live || !partitions.contains(&entry.partition) {
+                    continue;
                 }
+                counts.candidates += 1;
+                let certainty = match self.is_decided_by_id(entry, change) {
+                    true => Certainty::Matched,
+                    false if rules.bare_deletes == BareDeletes::Unknown => Certainty::Unknown,
+                    false => continue,
+                };
+                hits.push(leave(slot, Shown::NothingAt(entry.partition), certainty));
             }
         }
         if collection.is_none() && rules.bare_deletes == BareDeletes::Known {
@@ -42,6 +51,40 @@ impl Index {
                 hits.push(leave(slot, shown, certainty));
             }
         }
+    }
+}
+
+impl Index {
+    /// Whether the document id is all that the predicate asks for. Filters don't hold for fields that are missing, so those that
+    /// hold for a document of nothing but its id ask for nothing else.
+    fn is_decided_by_id(&self, entry: &Entry, change: &Change) -> bool {
+        if entry.has_expression {
+            return false;
+        }
+        let mut document = RawDocumentBuf::new();
+        match &*self.mapping {
+            Mapping::Plain => {
+                let Some(id) = raw_of_stored_id(&change.key) else { return false };
+                document.append(cstr!("_id"), id);
+            }
+            Mapping::Nested(nested) => {
+                let Some(id) = entry.predicate.document_id().and_then(text_of) else { return false };
+                let (Ok(data), Ok(field)) = (<&CStr>::try_from(&*nested.data), <&CStr>::try_from(&*nested.id)) else {
+                    return false;
+                };
+                let mut user = RawDocumentBuf::new();
+                user.append(field, id);
+                document.append(data, user);
+            }
+        }
+        let partition = &self.partitions[entry.partition as usize];
+        let context = Context {
+            tenant: &partition.tenant,
+            collection: &partition.collection,
+            change_type: ChangeType::Delete,
+            before: None,
+        };
+        entry.predicate.evaluate(&document, &context, &mut Budget { units: u64::MAX }) == Outcome::True
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) use self::matching::{MatchCounts, Rules};
 #[derive(Debug)]
 pub(crate) struct Index {
     mapping: Arc<Mapping>,
+    /// The document id in filters.
+    id_path: Option<predicate::Path>,
     seed: u64,
     /// By slot.
     entries: Vec<Option<Entry>>,
@@ -65,6 +67,8 @@ struct Entry {
     predicate: Arc<Predicate>,
     partition: u32,
     transitions: bool,
+    /// Whether there is more to the predicate than its filters.
+    has_expression: bool,
     /// Whether it may be hit. Until the ingest thread routes by a filter that holds it, it may not.
     live: bool,
     anchor: Anchor,
@@ -81,8 +85,16 @@ enum Anchor {
         value: Value,
     },
     Always,
-    /// Bound to a document id that no document of this layout can have.
+    /// Bound to a document id that no document of this layout can have, or to two of them.
     Never,
+}
+
+/// What a subscription watches for in its collection.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch {
+    pub(crate) predicate: Arc<Predicate>,
+    pub(crate) transitions: bool,
+    pub(crate) has_expression: bool,
 }
 
 /// A subscription that a change is to be told to.
@@ -108,6 +120,7 @@ pub(crate) enum Shown {
 impl Index {
     pub(crate) fn new(mapping: Arc<Mapping>, seed: u64) -> Self {
         Self {
+            id_path: mapping.filter_path("_id").ok(),
             mapping,
             seed,
             entries: Vec::new(),
@@ -132,14 +145,8 @@ impl Index {
     }
 
     /// Puts a subscription at a slot that is empty. It isn't hit before [`Index::set_live`].
-    pub(crate) fn insert(
-        &mut self,
-        slot: u32,
-        tenant: &str,
-        collection: &str,
-        predicate: Arc<Predicate>,
-        transitions: bool,
-    ) {
+    pub(crate) fn insert(&mut self, slot: u32, tenant: &str, collection: &str, watch: Watch) {
+        let Watch { predicate, transitions, has_expression } = watch;
         let at = self.open_partition(tenant, collection);
         let anchor = self.choose_anchor(at, &predicate);
         let seed = self.seed;
@@ -155,8 +162,16 @@ impl Index {
             self.entries.resize_with(slot as usize + 1, || None);
         }
         debug_assert!(self.entries[slot as usize].is_none(), "slot {slot} is taken");
-        self.entries[slot as usize] =
-            Some(Entry { predicate, partition: at, transitions, live: false, anchor, in_lane, in_members });
+        self.entries[slot as usize] = Some(Entry {
+            predicate,
+            partition: at,
+            transitions,
+            has_expression,
+            live: false,
+            anchor,
+            in_lane,
+            in_members,
+        });
     }
 
     pub(crate) fn set_live(&mut self, slot: u32) {
@@ -303,6 +318,10 @@ impl Index {
     fn choose_anchor(&self, partition: u32, predicate: &Predicate) -> Anchor {
         let partition = &self.partitions[partition as usize];
         if let Some(id) = predicate.document_id() {
+            let mut ids = predicate.equalities().iter().filter(|(path, _)| Some(path) == self.id_path.as_ref());
+            if ids.any(|(_, other)| other != id) {
+                return Anchor::Never;
+            }
             return self
                 .stored_id(&partition.tenant, &partition.collection, id)
                 .map_or(Anchor::Never, Anchor::Document);
@@ -324,16 +343,16 @@ impl Index {
     fn stored_id(&self, tenant: &str, collection: &str, id: &Value) -> Option<Value> {
         match &*self.mapping {
             Mapping::Plain => Some(id.clone()),
-            Mapping::Nested(_) => {
-                // A string's canonical form is a tag and its bytes; making the value again proves that it was one.
-                let text = std::str::from_utf8(id.as_bytes().get(1..)?).ok()?;
-                if Value::of(RawBsonRef::String(text))? != *id {
-                    return None;
-                }
-                Value::of(RawBsonRef::String(&Nested::storage_id(tenant, collection, text)))
-            }
+            Mapping::Nested(_) => Value::of(RawBsonRef::String(&Nested::storage_id(tenant, collection, text_of(id)?))),
         }
     }
+}
+
+/// The string that the value is, if it is one.
+fn text_of(value: &Value) -> Option<&str> {
+    // A string's canonical form is a tag and its bytes; making the value again proves that it was one.
+    let text = std::str::from_utf8(value.as_bytes().get(1..)?).ok()?;
+    (Value::of(RawBsonRef::String(text))? == *value).then_some(text)
 }
 
 impl Partition {

@@ -4,6 +4,8 @@
 //! - Every entry of the backend before its `cleared` number is settled or gone. `cleared` only grows, because what is settled
 //!   stays settled.
 
+use std::cell::RefCell;
+
 use wire::{BackendId, Position, Positions};
 
 use super::Log;
@@ -11,7 +13,8 @@ use super::Log;
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     received: Positions,
-    cleared: Vec<(BackendId, u64)>,
+    /// A memory of how far a look has got, which changes no answer.
+    cleared: RefCell<Vec<(BackendId, u64)>>,
 }
 
 impl Marks {
@@ -31,29 +34,24 @@ impl Marks {
 
     /// The highest position of each backend such that nobody is owed anything at or before it. A backend whose very first entry
     /// is owed isn't named.
-    pub(crate) fn settled(&mut self, log: &Log) -> Positions {
-        let mut settled = Positions::default();
-        for last in self.received.iter() {
-            let cleared = match self.cleared.iter_mut().find(|(backend, _)| *backend == last.backend) {
-                Some((_, cleared)) => cleared,
-                None => {
-                    self.cleared.push((last.backend, log.first()));
-                    &mut self.cleared.last_mut().expect("pushed just now").1
-                }
-            };
-            *cleared = (*cleared).max(log.first());
-            let owed = loop {
-                match log.get(*cleared) {
-                    None => break None,
-                    Some(entry) if entry.position.backend == last.backend && entry.unsettled > 0 => break Some(entry),
-                    Some(_) => *cleared += 1,
-                }
-            };
-            match owed {
-                None => settled.set(*last),
-                Some(entry) => entry.previous.into_iter().for_each(|previous| settled.set(previous)),
+    pub(crate) fn settled(&self, log: &Log) -> Positions {
+        self.received.iter().filter_map(|last| self.settled_of(last, log)).collect()
+    }
+
+    fn settled_of(&self, last: &Position, log: &Log) -> Option<Position> {
+        let mut all = self.cleared.borrow_mut();
+        let at = all.iter().position(|(backend, _)| *backend == last.backend).unwrap_or_else(|| {
+            all.push((last.backend, log.first()));
+            all.len() - 1
+        });
+        let cleared = &mut all[at].1;
+        *cleared = (*cleared).max(log.first());
+        while let Some(entry) = log.get(*cleared) {
+            if entry.position.backend == last.backend && entry.unsettled > 0 {
+                return entry.previous;
             }
+            *cleared += 1;
         }
-        settled
+        Some(*last)
     }
 }

@@ -98,7 +98,10 @@ impl Shard {
                         subs.into_iter().filter(|id| self.subs.get(*id).is_some_and(|sub| sub.skip_before <= number)),
                     );
                 }
-                continue;
+                if missed.is_empty() {
+                    continue;
+                }
+                break;
             };
             let bytes = entry.slice(gateway).map_or(0, |slice| slice.bytes as usize);
             let full = events.entries() >= EVENTS_PER_FRAME_MAX
@@ -122,12 +125,16 @@ impl Shard {
                 self.stats.entries_sent += 1;
                 events.push(event);
             });
+            if !missed.is_empty() {
+                break;
+            }
         }
         events.finish();
         if let Some(item) = gap {
             send_gap(gateway, &item, session, &self.log, &self.subs, buf);
         }
         if !missed.is_empty() {
+            // Before anything later of theirs is sent: a position after what they miss must not be adopted.
             let mut out = Vec::new();
             self.resync(missed, ResyncReason::OutboxOverrun, &mut out);
             debug_assert!(out.is_empty(), "the driver is filling already");

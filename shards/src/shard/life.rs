@@ -5,6 +5,7 @@ use hashbrown::HashMap;
 use wire::{Bound, CloseReason, Positions, ResyncReason, SubscribeItem, SubscriptionKey};
 
 use super::Shard;
+use crate::index::Watch;
 use crate::outbox::Settle;
 use crate::session::Item;
 use crate::subscription::{Binding, Content, GatewayId, Stage, SubId, Subscription};
@@ -29,7 +30,11 @@ impl Shard {
     ) -> SubId {
         let ttl_ms = self.ttl_ms(&item);
         let content = Content::of(&item);
-        let transitions = content.transitions;
+        let watch = Watch {
+            predicate: admission.predicate.clone(),
+            transitions: content.transitions,
+            has_expression: !item.expr.trim().is_empty(),
+        };
         let SubscribeItem { key, collection, positions, .. } = item;
         let filter_key = self.index.filter_key(&key.tenant, &collection, &admission.predicate);
         let filter_version = self.filter.add(filter_key);
@@ -54,7 +59,7 @@ impl Shard {
             binding: None,
             presented_in,
         });
-        self.index.insert(sub.slot, &tenant, &collection, admission.predicate, transitions);
+        self.index.insert(sub.slot, &tenant, &collection, watch);
         let before = self.gateways.get_mut(gateway).and_then(|known| known.subscriptions.insert(key, sub));
         debug_assert!(before.is_none(), "a subscription takes the place of one that hasn't ended");
         self.pending.push(sub);

@@ -282,6 +282,9 @@ impl Shard {
             (None, Some(admission)) => {
                 let old = self.gateways.get(gateway).and_then(|known| known.subscriptions.get(&item.key).copied());
                 let generation = old.and_then(|id| self.subs.get(id)).map_or(1, |old| old.generation.wrapping_add(1));
+                // What the old one wants stays in the filter until the new one is in: if that wants the same, it need not wait.
+                let held = old.and_then(|id| self.subs.get(id)).map(|old| old.filter_key);
+                held.into_iter().for_each(|key| _ = self.filter.add(key));
                 if let Some(old) = old {
                     bind.retain(|presented| presented.sub != old);
                     self.stats.subscriptions_replaced += 1;
@@ -290,6 +293,7 @@ impl Shard {
                     self.stats.subscriptions_created += 1;
                 }
                 self.create(gateway, item, admission, generation, Some(session), out);
+                held.into_iter().for_each(|key| self.filter.remove(key));
                 if old.is_some() { Registration::Replaced } else { Registration::Created }
             }
             (None, None) => {

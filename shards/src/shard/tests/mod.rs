@@ -1,0 +1,9 @@
+//! A shard with Gateways that decode what it fills, in one thread and in made-up time.
+
+mod continuity;
+mod delivering;
+mod lives;
+mod registering;
+mod world;
+
+use world::{Seen, World, item, position, positions};
