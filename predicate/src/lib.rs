@@ -152,7 +152,7 @@ impl Budget {
 }
 
 /// The most that one evaluation may cost. One that would cost more is an [`Outcome::Error`], for no budget would ever do.
-pub const EVALUATION_UNITS_MAX: u64 = 1 << 21;
+pub const EVALUATION_UNITS_MAX: u64 = 1 << 20;
 
 impl Predicate {
     /// Call on a thread with at least [`COMPILE_STACK_BYTES`] of stack.

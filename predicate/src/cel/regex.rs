@@ -31,7 +31,8 @@ pub(super) fn compile_regex(pattern: &str) -> Result<Regex, PatternError> {
         .build()
         .map_err(|error| match error {
             regex::Error::CompiledTooBig(limit) => PatternError::Large(limit),
-            other => PatternError::Syntax(other.to_string()),
+            // The lines before the last one draw the pattern.
+            other => PatternError::Syntax(other.to_string().lines().last().unwrap_or_default().to_owned()),
         })
 }
 
