@@ -2,4 +2,7 @@
 pub mod affinity;
 pub mod checkpoint;
 pub mod config;
+pub mod control;
 pub mod ingest;
+pub mod node;
+pub mod tls;

@@ -6,8 +6,8 @@
 //! Invariants:
 //! - A (Gateway, tenant, id) counts once, whatever its content and wherever it moves, and belongs to one shard: the last that it
 //!   was admitted for. What another shard releases changes nothing.
-//! - The count of a Gateway, of a tenant and of the node never exceeds its quota; an id that is counted already is never refused
-//!   for a quota.
+//! - The count of a Gateway, of a tenant and of the node never exceeds its quota, but for [`Registrar::confirmed`]; an id that is
+//!   counted already is never refused for a quota.
 //! - An entry is a 64-bit keyed hash and a shard's index: two ids that collide would count as one, which at 10 million
 //!   subscriptions has a chance of about 3 in a million.
 
@@ -150,11 +150,7 @@ impl Registrar {
         let predicate = Predicate::compile(source, &self.config.mapping).map_err(compile_refusal)?;
         let moved_from = holder.filter(|other| *other != shard);
         match holder {
-            None => {
-                *self.by_gateway.entry_ref(gateway).or_insert(0) += 1;
-                *self.by_tenant.entry_ref(item.key.tenant.as_str()).or_insert(0) += 1;
-                self.count_shard(shard, true);
-            }
+            None => self.count_in(shard, gateway, &item.key.tenant),
             Some(other) if other != shard => {
                 self.count_shard(other, false);
                 self.count_shard(shard, true);
@@ -176,6 +172,16 @@ impl Registrar {
             count_out(&mut self.by_gateway, gateway);
             count_out(&mut self.by_tenant, &key.tenant);
             self.count_shard(shard, false);
+        }
+    }
+
+    /// The shard has registered over HTTP what it was told to. That is counted already, unless the subscription's predecessor ran out
+    /// while the command was on its way and took the count with it; then it is counted in again, quota or not, since it is there.
+    pub fn confirmed(&mut self, shard: u16, gateway: &str, key: &SubscriptionKey) {
+        let fingerprint = self.fingerprint(gateway, key);
+        if !self.entries.contains_key(&fingerprint) {
+            self.count_in(shard, gateway, &key.tenant);
+            self.entries.insert(fingerprint, shard);
         }
     }
 
@@ -266,6 +272,12 @@ impl Registrar {
 
     fn fingerprint(&self, gateway: &str, key: &SubscriptionKey) -> u64 {
         self.hasher.hash_one((gateway, key.tenant.as_str(), key.id.as_str()))
+    }
+
+    fn count_in(&mut self, shard: u16, gateway: &str, tenant: &str) {
+        *self.by_gateway.entry_ref(gateway).or_insert(0) += 1;
+        *self.by_tenant.entry_ref(tenant).or_insert(0) += 1;
+        self.count_shard(shard, true);
     }
 
     fn count_shard(&mut self, shard: u16, more: bool) {
@@ -397,6 +409,12 @@ mod tests {
         // The old shard's release comes late, and is not the new shard's.
         registrar.released(from, "g", std::slice::from_ref(&first.key));
         assert_eq!(registrar.holder("g", &second.key), Some(to));
+        registrar.released(to, "g", std::slice::from_ref(&second.key));
+        assert_eq!(registrar.counts().total, 0);
+        // Its command was on the way when the predecessor ran out.
+        registrar.confirmed(to, "g", &second.key);
+        registrar.confirmed(to, "g", &second.key);
+        assert_eq!(registrar.counts().total, 1);
         registrar.released(to, "g", &[second.key]);
         assert_eq!(registrar.counts(), Counts { by_shard: vec![0; 4], ..Counts::default() });
     }

@@ -1,0 +1,290 @@
+//! `/metrics`: the counters of all threads in the text form of Prometheus, read from their latest pictures at each scrape.
+//!
+//! Names are `streamer_<name>_<unit>`; counters end in `_total`. Labels are bounded by the configuration: shards, backends and
+//! reasons. Gateways and tenants are in `/v1/topology`, since there may be many.
+
+use std::{fmt, sync::Arc};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, prometheus_text::encode},
+    metrics::MetricType,
+    registry::Registry,
+};
+use shards::driver::StatsSnapshot;
+
+use super::state::NodeState;
+use crate::ingest::{
+    normalize::Skip,
+    status::{BackendStatus, IngestPicture, Phase},
+};
+
+/// Content type of what [`render`] gives.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The node's metrics as text.
+pub(super) fn render(state: &Arc<NodeState>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(NodeCollector(state.clone())));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+struct NodeCollector(Arc<NodeState>);
+
+impl fmt::Debug for NodeCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeCollector")
+    }
+}
+
+type ShardCounter = (&'static str, &'static str, fn(&StatsSnapshot) -> u64);
+
+/// Counters of a shard, without the prefix and without `_total`.
+const SHARD_COUNTERS: &[ShardCounter] = &[
+    ("shard_events", "Changes that came through the ring", |s| s.shard.events),
+    ("shard_events_repeated", "Changes that had come already and were dropped", |s| s.shard.events_repeated),
+    ("shard_events_matched", "Changes that at least one subscription matched", |s| s.shard.events_matched),
+    ("shard_deliveries", "Pairs of change and subscription put into the delivery log", |s| s.shard.deliveries),
+    ("shard_entries_sent", "Event entries written for Gateways", |s| s.shard.entries_sent),
+    ("shard_sent_bytes", "Bytes written for Gateways", |s| s.shard.bytes_sent),
+    ("shard_candidates", "Subscriptions that the index named for an image", |s| s.shard.candidates),
+    ("shard_evaluation_errors", "Evaluations that ended in an error, which is no match", |s| s.shard.evaluation_errors),
+    ("shard_evaluations_over_budget", "Evaluations that ran out of budget", |s| s.shard.evaluations_over_budget),
+    ("shard_bad_documents", "Images that are no valid BSON", |s| s.shard.bad_documents),
+    ("shard_bare_deletes_dropped", "Hard deletes of which not even the tenant is known", |s| {
+        s.shard.bare_deletes_without_tenant
+    }),
+    ("shard_acked", "Deliveries that a Gateway was done with", |s| s.shard.acked),
+    ("shard_acks_stale", "Acks of sessions that are over", |s| s.shard.acks_stale),
+    ("shard_gaps", "Gaps told", |s| s.shard.gaps),
+    ("shard_evictions", "Entries that left the delivery log", |s| s.shard.evictions),
+    ("shard_evictions_unsettled", "Entries that left the delivery log while somebody was owed them", |s| {
+        s.shard.evictions_unsettled
+    }),
+    ("shard_outbox_overruns", "Times that more waited for a Gateway than its outbox may hold", |s| {
+        s.shard.outbox_overruns
+    }),
+    ("shard_sessions_opened", "Sessions of Gateways opened", |s| s.shard.sessions_opened),
+    ("shard_sessions_superseded", "Sessions taken over by a newer one of the same Gateway", |s| {
+        s.shard.sessions_superseded
+    }),
+    ("shard_sessions_past_deadline", "Sessions ended because receipt wasn't acknowledged in time", |s| {
+        s.shard.sessions_past_received_deadline
+    }),
+    ("shard_protocol_violations", "Connections closed because what they sent is not the protocol", |s| {
+        s.shard.protocol_violations + s.driver.protocol_violations
+    }),
+    ("shard_requests", "Requests of Gateways", |s| s.shard.requests),
+    ("shard_requests_refused", "Requests beyond those that may wait for their answer", |s| {
+        s.shard.requests_too_many + s.driver.requests_too_many
+    }),
+    ("shard_subscriptions_created", "Subscriptions created", |s| s.shard.subscriptions_created),
+    ("shard_subscriptions_renewed", "Subscriptions renewed", |s| s.shard.subscriptions_renewed),
+    ("shard_subscriptions_replaced", "Subscriptions replaced by other content", |s| s.shard.subscriptions_replaced),
+    ("shard_subscriptions_rejected", "Subscriptions refused", |s| s.shard.subscriptions_rejected),
+    ("shard_subscriptions_not_owned", "Subscriptions sent to another shard", |s| s.shard.subscriptions_not_owned),
+    ("shard_subscriptions_removed", "Subscriptions removed", |s| s.shard.subscriptions_removed),
+    ("shard_subscriptions_expired", "Subscriptions whose time ran out", |s| s.shard.subscriptions_expired),
+    ("shard_stalls", "Times that the shard stood still for so long that deadlines were moved", |s| s.shard.stalls),
+    ("shard_connections_incoming", "Attempts to connect", |s| s.driver.connections_incoming),
+    ("shard_connections_retried", "Attempts whose address had to be proven first", |s| s.driver.connections_retried),
+    ("shard_connections_refused", "Attempts refused because there were too many", |s| s.driver.connections_refused),
+    ("shard_handshakes_failed", "Handshakes that failed or took too long", |s| s.driver.handshakes_failed),
+    ("shard_hellos_late", "Connections that said no hello in time", |s| s.driver.hellos_late),
+    ("shard_hellos_unauthorized", "Hellos whose token or Gateway was refused", |s| s.driver.unauthorized),
+    ("shard_passes", "Passes of the shard's main loop", |s| s.driver.passes),
+    ("shard_passes_slow", "Passes that took longer than 100 ms", |s| s.driver.passes_slow),
+    ("shard_parks", "Passes after which there was nothing to do", |s| s.driver.parks),
+    ("shard_ring_pushed", "Items that the ingest thread put into the ring", |s| s.ring.pushed),
+    ("shard_ring_popped", "Items that the shard took from the ring", |s| s.ring.popped),
+    ("shard_ring_waits", "Times that the ingest thread waited for room in the ring", |s| s.ring.waits),
+];
+
+/// Gauges of a shard.
+const SHARD_GAUGES: &[ShardCounter] = &[
+    ("shard_sessions", "Sessions of Gateways now", |s| s.driver.sessions),
+    ("shard_newcomers", "Connections that are shaking hands or haven't said hello", |s| s.driver.newcomers),
+    ("shard_gateways", "Gateways known", |s| s.shard.gateways),
+    ("shard_subscriptions", "Subscriptions now", |s| s.shard.subscriptions),
+    ("shard_subscriptions_pending", "Subscriptions that wait for the ingest thread to see them", |s| {
+        s.shard.subscriptions_pending
+    }),
+    ("shard_log_events", "Entries of the delivery log", |s| s.shard.log_events),
+    ("shard_log_bytes", "Bytes of the delivery log", |s| s.shard.log_bytes),
+    ("shard_log_unsettled", "Entries of the delivery log that somebody is owed", |s| s.shard.log_unsettled),
+    ("shard_filter_keys", "Keys of the filter that the ingest thread asks", |s| s.shard.filter_keys),
+    ("shard_filter_version", "Version of that filter", |s| s.shard.filter_version),
+    ("shard_control_backlog", "Messages that the registrar hasn't had room for", |s| s.driver.control_backlog),
+    ("shard_ring_capacity", "Items that the ring holds", |s| s.ring.capacity),
+];
+
+type IngestCounter = (&'static str, &'static str, fn(&IngestPicture) -> u64);
+
+const INGEST_COUNTERS: &[IngestCounter] = &[
+    ("ingest_events", "Events read from the sources", |p| p.counters.events),
+    ("ingest_read_bytes", "Bytes of events read from the sources", |p| p.counters.bytes),
+    ("ingest_routed", "Changes put into rings, once for each shard", |p| p.counters.routed),
+    ("ingest_filtered", "Changes that no shard's filter wanted", |p| p.counters.filtered),
+    ("ingest_repeated", "Events read again and dropped", |p| p.counters.repeated),
+    ("ingest_gaps", "Gaps in what the sources had", |p| p.counters.gaps),
+    ("ingest_rewinds", "Times that reading went back for a Gateway's position", |p| p.rewinds),
+    ("checkpoints_written", "Checkpoints written", |p| p.checkpoints_written),
+    ("checkpoints_failed", "Checkpoints that could not be written", |p| p.checkpoints_failed),
+    ("checkpoint_bad_slots", "Checkpoint files found damaged at the start", |p| p.checkpoint_bad_slots),
+];
+
+impl Collector for NodeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let state = &*self.0;
+        let picture = state.ingest.picture();
+        let stats: Vec<_> = state.shards.iter().map(|shard| shard.stats()).collect();
+        let by_shard = |value: fn(&StatsSnapshot) -> u64| {
+            stats.iter().enumerate().map(move |(index, stats)| (of_shard(index), value(stats))).collect::<Vec<_>>()
+        };
+        for (name, help, value) in INGEST_COUNTERS {
+            family(&mut encoder, name, help, MetricType::Counter, [(Labels::new(), value(&picture))])?;
+        }
+        let skipped = Skip::ALL
+            .iter()
+            .zip(picture.counters.skipped)
+            .map(|(skip, count)| (vec![("reason", skip.name().to_owned())], count));
+        family(&mut encoder, "ingest_skipped", "Events that concern no subscriber", MetricType::Counter, skipped)?;
+
+        let backends = || picture.backends.iter();
+        let reading = backends().map(|b| (of_backend(b), u64::from(b.phase == Phase::Reading)));
+        family(&mut encoder, "backend_reading", "Whether the backend is being read", MetricType::Gauge, reading)?;
+        let halted = backends().map(|b| (of_backend(b), u64::from(b.phase == Phase::Halted)));
+        family(&mut encoder, "backend_halted", "Whether the backend needs a decision", MetricType::Gauge, halted)?;
+        let reopened = backends().map(|b| (of_backend(b), b.reopenings));
+        family(
+            &mut encoder,
+            "backend_reopenings",
+            "Times that its stream was opened again",
+            MetricType::Counter,
+            reopened,
+        )?;
+        let tokens = backends().map(|b| (of_backend(b), b.tokens));
+        family(&mut encoder, "backend_tokens", "Resume tokens kept until they are settled", MetricType::Gauge, tokens)?;
+        if let Some(age) = state.ingest.checkpoint_age_ms(state.now_ms()) {
+            let help = "Milliseconds since the last checkpoint";
+            family(&mut encoder, "checkpoint_age_milliseconds", help, MetricType::Gauge, [(Labels::new(), age)])?;
+        }
+        family(
+            &mut encoder,
+            "uptime_seconds",
+            "Seconds since the start",
+            MetricType::Gauge,
+            [(Labels::new(), state.now_ms() / 1000)],
+        )?;
+
+        let alive = state.shards.iter().enumerate();
+        let alive = alive.map(|(index, shard)| (of_shard(index), u64::from(shard.is_alive())));
+        family(&mut encoder, "shard_alive", "Whether the shard's thread runs", MetricType::Gauge, alive)?;
+        for (name, help, value) in SHARD_COUNTERS {
+            family(&mut encoder, name, help, MetricType::Counter, by_shard(*value))?;
+        }
+        for (name, help, value) in SHARD_GAUGES {
+            family(&mut encoder, name, help, MetricType::Gauge, by_shard(*value))?;
+        }
+        let resyncs = stats.iter().enumerate().flat_map(|(index, stats)| {
+            let counts = stats.shard.resyncs;
+            [
+                ("lineage_changed", counts.lineage_changed),
+                ("position_too_old", counts.position_too_old),
+                ("outbox_overrun", counts.outbox_overrun),
+                ("preimage_missing", counts.preimage_missing),
+            ]
+            .map(|(reason, count)| ([of_shard(index), vec![("reason", reason.to_owned())]].concat(), count))
+        });
+        family(
+            &mut encoder,
+            "shard_resyncs",
+            "Subscriptions told to read their state anew",
+            MetricType::Counter,
+            resyncs,
+        )
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+fn of_shard(index: usize) -> Labels {
+    vec![("shard", index.to_string())]
+}
+
+fn of_backend(backend: &BackendStatus) -> Labels {
+    vec![("backend", backend.name.clone())]
+}
+
+/// One metric with a value for each set of labels.
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    values: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let is_counter = matches!(kind, MetricType::Counter);
+    let name = format!("streamer_{name}");
+    let mut metric = encoder.encode_descriptor(&name, help, None, kind)?;
+    for (labels, value) in values {
+        let put = |metric: &mut MetricEncoder<'_>| match is_counter {
+            true => metric.encode_counter::<NoLabelSet, u64, f64>(&value, None),
+            // Nothing that is counted here comes near 2^63.
+            false => metric.encode_gauge(&(value as i64)),
+        };
+        if labels.is_empty() {
+            put(&mut metric)?;
+        } else {
+            put(&mut metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::ingest::status::IngestStatus;
+
+    #[test]
+    fn names_follow_the_rule_and_come_once() {
+        let ingest = Arc::new(IngestStatus::default());
+        let backend = BackendStatus {
+            name: "main \"x\"".into(),
+            phase: Phase::Reading,
+            source: None,
+            position: None,
+            error: None,
+            reopenings: 3,
+            tokens: 1,
+        };
+        ingest.publish(IngestPicture { backends: vec![backend], ..IngestPicture::default() });
+        let state = Arc::new(NodeState::silent(ingest, 2));
+        let text = render(&state).unwrap();
+        let mut types = HashSet::new();
+        let mut values = HashSet::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                assert!(types.insert(rest.split(' ').next().unwrap().to_owned()), "{line}");
+            } else if !line.starts_with('#') {
+                assert!(line.starts_with("streamer_"), "{line}");
+                assert!(values.insert(line.rsplit_once(' ').unwrap().0), "{line}");
+            }
+        }
+        for line in [
+            "streamer_ingest_events_total 0",
+            "streamer_ingest_skipped_total{reason=\"operation\"} 0",
+            r#"streamer_backend_reopenings_total{backend="main \"x\""} 3"#,
+            "streamer_shard_sessions{shard=\"1\"} 0",
+            "streamer_shard_alive{shard=\"0\"} 1",
+            "streamer_shard_resyncs_total{shard=\"0\",reason=\"outbox_overrun\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

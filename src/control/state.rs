@@ -1,0 +1,221 @@
+//! What health, topology and metrics are read from: latest values that the other threads publish, and facts of the start.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use serde::Serialize;
+use shards::driver::{Cells, StatsSnapshot};
+use wire::{Epoch, SlotTable};
+
+use crate::ingest::status::{IngestStatus, Phase};
+
+/// The node as it is now. The node's threads write, the control thread reads.
+#[derive(Debug)]
+pub struct NodeState {
+    pub ingest: Arc<IngestStatus>,
+    /// By the shard's index.
+    pub shards: Vec<ShardState>,
+    /// The process's clock, from which the milliseconds in [`IngestStatus`] count.
+    pub started: Instant,
+    stopping: AtomicBool,
+}
+
+/// How a shard's latest counters are read.
+type StatsReader = Box<dyn Fn() -> Arc<StatsSnapshot> + Send + Sync>;
+
+pub struct ShardState {
+    stats: StatsReader,
+    alive: AtomicBool,
+}
+
+impl fmt::Debug for ShardState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardState").field("alive", &self.alive).finish_non_exhaustive()
+    }
+}
+
+impl NodeState {
+    /// `shards` in the order of their indexes, each with its cells.
+    pub fn new(ingest: Arc<IngestStatus>, shards: impl IntoIterator<Item = Arc<Cells>>, started: Instant) -> Self {
+        let readers = shards.into_iter().map(|cells| Box::new(move || cells.stats()) as StatsReader);
+        Self::reading(ingest, readers, started)
+    }
+
+    fn reading(ingest: Arc<IngestStatus>, readers: impl Iterator<Item = StatsReader>, started: Instant) -> Self {
+        let shards = readers.map(|stats| ShardState { stats, alive: AtomicBool::new(true) }).collect();
+        Self { ingest, shards, started, stopping: AtomicBool::new(false) }
+    }
+
+    /// A node of shards that have counted nothing.
+    #[cfg(test)]
+    pub(super) fn silent(ingest: Arc<IngestStatus>, shards: usize) -> Self {
+        let reader = || Box::new(|| Arc::new(StatsSnapshot::default())) as StatsReader;
+        Self::reading(ingest, (0..shards).map(|_| reader()), Instant::now())
+    }
+
+    /// From here on the node isn't ready.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// The thread of this shard has ended.
+    pub fn set_shard_ended(&self, shard: u16) {
+        if let Some(shard) = self.shards.get(usize::from(shard)) {
+            shard.alive.store(false, Relaxed);
+        }
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.shards.iter().all(ShardState::is_alive)
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Everything that health knows.
+    pub fn health(&self) -> Health {
+        let picture = self.ingest.picture();
+        let mut reasons = Vec::new();
+        if self.stopping.load(Relaxed) {
+            reasons.push("the node is stopping".to_owned());
+        }
+        for (index, shard) in self.shards.iter().enumerate() {
+            if !shard.is_alive() {
+                reasons.push(format!("shard {index} has ended"));
+            }
+        }
+        if picture.backends.is_empty() {
+            reasons.push("no backend has been reached yet".to_owned());
+        }
+        for backend in &picture.backends {
+            if backend.phase != Phase::Reading {
+                let why = backend.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+                reasons.push(format!("backend {:?} is {}{why}", backend.name, backend.phase.name()));
+            }
+        }
+        if let Some(error) = &picture.checkpoint_error {
+            reasons.push(format!("the checkpoint can't be written: {error}"));
+        }
+        let backends = picture.backends.iter().map(|backend| BackendHealth {
+            name: backend.name.clone(),
+            phase: backend.phase.name(),
+            source: backend.source.clone(),
+            position: backend.position.map(|position| position.to_string()),
+            error: backend.error.clone(),
+            reopenings: backend.reopenings,
+        });
+        let shards = self.shards.iter().enumerate().map(|(index, shard)| {
+            let stats = shard.stats();
+            ShardHealth {
+                partition: index,
+                alive: shard.is_alive(),
+                sessions: stats.driver.sessions,
+                subscriptions: stats.shard.subscriptions,
+                unsettled: stats.shard.log_unsettled,
+                ring_waits: stats.ring.waits,
+            }
+        });
+        Health {
+            status: if reasons.is_empty() { "ready" } else { "not_ready" },
+            reasons,
+            backends: backends.collect(),
+            checkpoint: CheckpointHealth {
+                age_ms: self.ingest.checkpoint_age_ms(self.now_ms()),
+                written: picture.checkpoints_written,
+                failed: picture.checkpoints_failed,
+                error: picture.checkpoint_error.clone(),
+            },
+            shards: shards.collect(),
+        }
+    }
+}
+
+impl ShardState {
+    /// The latest counters.
+    pub fn stats(&self) -> Arc<StatsSnapshot> {
+        (self.stats)()
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Relaxed)
+    }
+}
+
+/// The body of `/health` and `/health/ready`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    /// `ready` or `not_ready`.
+    pub status: &'static str,
+    /// Why it isn't ready; empty when it is.
+    pub reasons: Vec<String>,
+    pub backends: Vec<BackendHealth>,
+    pub checkpoint: CheckpointHealth,
+    pub shards: Vec<ShardHealth>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendHealth {
+    pub name: String,
+    pub phase: &'static str,
+    pub source: Option<String>,
+    pub position: Option<String>,
+    pub error: Option<String>,
+    pub reopenings: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckpointHealth {
+    /// Milliseconds since the last one; absent before the first.
+    pub age_ms: Option<u64>,
+    pub written: u64,
+    pub failed: u64,
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ShardHealth {
+    pub partition: usize,
+    pub alive: bool,
+    pub sessions: u64,
+    pub subscriptions: u64,
+    /// Log entries that somebody is owed.
+    pub unsettled: u64,
+    /// Times that the ingest thread waited for room in this shard's ring.
+    pub ring_waits: u64,
+}
+
+/// What doesn't change after the start.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    pub epoch: Epoch,
+    pub slots: SlotTable,
+    /// By the shard's index.
+    pub shards: Vec<ShardPlace>,
+    pub ingest_cores: Vec<usize>,
+    pub control_cores: Vec<usize>,
+    /// SHA-256 of the certificate that Gateways see, in hexadecimal.
+    pub fingerprint: String,
+    /// A preset's name, or the mapping as JSON.
+    pub mapping: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ShardPlace {
+    pub partition: u16,
+    /// `host:port` as advertised to Gateways.
+    pub address: String,
+    /// Where it is bound.
+    pub listen: String,
+    pub core: usize,
+    /// `glommio` or `tokio`.
+    pub runtime: String,
+    /// Why that one.
+    pub runtime_reason: String,
+}
