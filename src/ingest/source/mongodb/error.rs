@@ -15,6 +15,7 @@ pub(super) fn classify(error: &Error) -> SourceError {
         | ErrorKind::InvalidTlsConfig { .. }
         | ErrorKind::IncompatibleServer { .. }
         | ErrorKind::SessionsNotSupported => SourceError::Fatal(what),
+        ErrorKind::ServerSelection { message, .. } => by_topology(message),
         _ => SourceError::Transient(what),
     }
 }
@@ -29,6 +30,17 @@ fn describe(error: &Error) -> String {
         ErrorKind::Command(command) => format!("{} ({}): {}", command.code_name, command.code, command.message),
         kind => kind.to_string(),
     }
+}
+
+/// Why no primary was found. The driver tells it only in words: it lists the servers it knows with the last failure of each.
+fn by_topology(message: &str) -> SourceError {
+    // Once the password was refused, the server counts as unknown, and its refusal stands in the list.
+    if message.contains("AuthenticationFailed") || message.contains("SCRAM failure") {
+        return SourceError::Fatal(message.to_owned());
+    }
+    // A server of another set is taken off the list.
+    let hint = if message.contains("Servers:") { "" } else { "; if the server is up, check `replicaSet` in the URI" };
+    SourceError::Transient(format!("{message}{hint}"))
 }
 
 fn by_code(command: &CommandError, resumable: bool, what: String) -> SourceError {
@@ -132,6 +144,16 @@ mod tests {
         ] {
             check(code, "something", false, expect);
         }
+    }
+
+    #[test]
+    fn a_refused_password_is_found_behind_a_failed_selection() {
+        let refused = "No available servers. Topology: { Servers: [ { Address: h:1, Error: Kind: SCRAM failure: authentication failed } ] }";
+        assert!(matches!(by_topology(refused), SourceError::Fatal(_)));
+        let away = "No available servers. Topology: { Servers: [ { Address: h:1, Error: Kind: I/O error: refused } ] }";
+        assert!(matches!(by_topology(away), SourceError::Transient(what) if !what.contains("replicaSet")));
+        let other_set = "No available servers. Topology: { Type: ReplicaSetNoPrimary, Set Name: other }";
+        assert!(matches!(by_topology(other_set), SourceError::Transient(what) if what.contains("replicaSet")));
     }
 
     #[test]
