@@ -179,19 +179,21 @@ impl At<'_> {
     fn error(self, what: impl Into<String>) -> CompileError {
         CompileError::InvalidFilter {
             index: Some(self.index),
-            field: self.field.map(shortened),
-            op: self.op.map(shortened),
-            what: what.into(),
+            field: self.field.map(|field| shortened(field, NAME_SHOWN_MAX)),
+            op: self.op.map(|op| shortened(op, NAME_SHOWN_MAX)),
+            what: shortened(&what.into(), WHAT_SHOWN_MAX),
         }
     }
 }
 
-fn shortened(text: &str) -> String {
-    const SHOWN_MAX: usize = 80;
-    if text.chars().count() <= SHOWN_MAX {
-        text.to_owned()
-    } else {
-        text.chars().take(SHOWN_MAX).chain(['…']).collect()
+/// Characters of a field, an op or a message that an error shows: all three may repeat what somebody sent.
+const NAME_SHOWN_MAX: usize = 80;
+const WHAT_SHOWN_MAX: usize = 400;
+
+fn shortened(text: &str, shown_max: usize) -> String {
+    match text.char_indices().nth(shown_max) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 
@@ -208,7 +210,10 @@ struct Parts<'a> {
 
 /// Parses and resolves the list. Empty text is the empty list.
 pub(crate) fn parse(json: &str, mapping: &Mapping) -> Result<Vec<Filter>, CompileError> {
-    let whole = |what: String| CompileError::InvalidFilter { index: None, field: None, op: None, what };
+    let whole = |what: String| {
+        let what = shortened(&what, WHAT_SHOWN_MAX);
+        CompileError::InvalidFilter { index: None, field: None, op: None, what }
+    };
     if json.len() > FILTERS_BYTES_MAX {
         return Err(whole(format!("{} bytes of filters; at most {FILTERS_BYTES_MAX} are allowed", json.len())));
     }
