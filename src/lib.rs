@@ -3,6 +3,7 @@ pub mod affinity;
 pub mod checkpoint;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod ingest;
 pub mod node;
 pub mod tls;

@@ -3,9 +3,12 @@
 pub mod core;
 pub mod normalize;
 pub mod number;
+pub mod pump;
+mod reader;
 pub mod route;
 pub mod settle;
 pub mod source;
+pub mod start;
 pub mod status;
 
 #[cfg(test)]

@@ -1,0 +1,225 @@
+//! The life of a backend's stream: reached, identified, opened, read, reopened.
+
+use rand::Rng;
+use tokio::time::Instant;
+
+use super::{PROGRESS_EVERY, Pump, RETRY_MAX, RETRY_MIN};
+use crate::{
+    checkpoint::BackendCheckpoint,
+    config::Missing,
+    ingest::{
+        reader::{self, FromReader, Said},
+        source::{Identity, SourceError, Start},
+        start::{restart_at, start_after},
+        status::Phase,
+    },
+};
+
+impl Pump {
+    pub(super) fn identify(&mut self, index: usize) {
+        let backend = &mut self.backends[index];
+        backend.phase = Phase::Connecting;
+        backend.attempt += 1;
+        let task = reader::identify(backend.source.clone(), index, backend.attempt, self.to_pump.clone());
+        backend.task = Some(task);
+    }
+
+    /// Ends all streams; nothing of them is listened to any more.
+    pub(super) fn stop_reading(&mut self) {
+        for backend in &mut self.backends {
+            if let Some(task) = backend.task.take() {
+                task.abort();
+                backend.attempt += 1;
+            }
+            backend.retry_at = None;
+        }
+    }
+
+    pub(super) fn hear(&mut self, said: FromReader) {
+        let FromReader { backend: index, attempt, what } = said;
+        if self.backends[index].attempt != attempt {
+            return;
+        }
+        match what {
+            Said::Identified(identity) => self.identified(index, identity),
+            Said::Opened { start } => self.opened(index, start),
+            Said::Batch(batch) => {
+                self.backends[index].failures = 0;
+                for event in &batch.events {
+                    if let Err(error) = self.core.event(index, event, &mut self.out) {
+                        self.take_out();
+                        self.failed(index, SourceError::Transient(error.to_string()));
+                        return;
+                    }
+                    self.take_out();
+                }
+                self.core.batch_end(index, batch.resume);
+                if !batch.events.is_empty() && self.progress_at.is_none() {
+                    self.progress_at = Some(Instant::now() + PROGRESS_EVERY);
+                }
+            }
+            Said::Failed(error) => self.failed(index, error),
+        }
+    }
+
+    fn identified(&mut self, index: usize, identity: Identity) {
+        let backend = &mut self.backends[index];
+        let name = backend.source.name().to_owned();
+        tracing::info!(backend = name, "source is {}", identity.description);
+        let known = backend.saved.as_ref().map(|saved| (saved.lineage, saved.source.clone()));
+        let now = identity.description.clone();
+        let lineage = identity.lineage;
+        backend.identity = Some(identity);
+        if let Some((saved_lineage, saved_source)) = known
+            && saved_lineage != lineage.0
+        {
+            self.halt(
+                index,
+                format!(
+                    "the checkpoint is of another source or of another pipeline ({saved_source}; now: {now}): its place means \
+                     nothing here. Put the configuration back, or run `streamer checkpoint reset`: reading then starts from \
+                     now, and what happened since is not delivered"
+                ),
+            );
+        } else if self.core.resume_point(index).is_some() {
+            self.reopen(index);
+        } else if self.awaited.is_some() {
+            self.backends[index].phase = Phase::Registration;
+        } else {
+            self.first_open(index);
+        }
+    }
+
+    /// Opens a stream for the first time in this process: at the checkpoint, or before it where a Gateway's position is older.
+    pub(super) fn first_open(&mut self, index: usize) {
+        let Some(point) = self.backends[index].saved.as_ref().map(BackendCheckpoint::resume_point) else {
+            let name = self.backends[index].source.name();
+            match self.config.on_missing {
+                Missing::FromNow => {
+                    tracing::info!(backend = name, "no checkpoint: reading starts from now");
+                    self.open(index, Start::Now);
+                }
+                Missing::Fail => self.halt(
+                    index,
+                    "there is no checkpoint, and `checkpoint.on_missing` is \"fail\": set it to \"from_now\" to start reading \
+                     from now"
+                        .to_owned(),
+                ),
+            }
+            return;
+        };
+        let states: Vec<_> = self.links.iter().map(|link| link.cells.sync()).collect();
+        let wanted = states.iter().flat_map(|state| state.lowest_wanted.iter().copied());
+        let (start, rewinding) = restart_at(&point, wanted, self.config.rewind_max);
+        if rewinding {
+            tracing::info!(
+                backend = self.backends[index].source.name(),
+                "a Gateway's position is older than the checkpoint: reading starts before it"
+            );
+            self.picture.rewinds += 1;
+        }
+        self.backends[index].rewinding = rewinding;
+        self.open(index, start);
+    }
+
+    fn open(&mut self, index: usize, start: Start) {
+        let backend = &mut self.backends[index];
+        backend.phase = Phase::Opening;
+        backend.attempt += 1;
+        let (source, to_pump) = (backend.source.clone(), self.to_pump.clone());
+        backend.task = Some(reader::read(source, index, backend.attempt, start, to_pump));
+    }
+
+    /// Opens a stream again where it was left.
+    pub(super) fn reopen(&mut self, index: usize) {
+        self.backends[index].reopenings += 1;
+        if self.backends[index].identity.is_none() {
+            self.identify(index);
+            return;
+        }
+        match self.core.resume_point(index).cloned() {
+            _ if self.backends[index].after_loss => self.open(index, Start::Now),
+            Some(point) => self.open(index, start_after(&point)),
+            None => self.first_open(index),
+        }
+    }
+
+    fn opened(&mut self, index: usize, start: (u64, u32)) {
+        let backend = &mut self.backends[index];
+        let Some(identity) = &backend.identity else { return };
+        backend.phase = Phase::Reading;
+        backend.error = None;
+        let token = backend
+            .saved
+            .as_ref()
+            .filter(|saved| (saved.time, saved.k) == start)
+            .and_then(|saved| saved.resume_point().token);
+        if std::mem::take(&mut backend.after_loss) {
+            self.core.opened_after_loss(index, identity.lineage, start, &mut self.out);
+        } else {
+            self.core.opened(index, identity.lineage, start, token);
+        }
+        tracing::info!(backend = backend.source.name(), time = start.0, k = start.1, "reading");
+        backend.rewinding = false;
+        self.core.announce_filters(&mut self.out);
+        self.take_out();
+        self.progress_at = Some(Instant::now() + PROGRESS_EVERY);
+        // A place to go on from must exist before the first delivery, or a node that dies young would forget it.
+        self.checkpoint_at = Instant::now();
+    }
+
+    fn failed(&mut self, index: usize, error: SourceError) {
+        let name = self.backends[index].source.name().to_owned();
+        if let Some(task) = self.backends[index].task.take() {
+            task.abort();
+        }
+        // Whatever this attempt still has in the channel is of no interest.
+        self.backends[index].attempt += 1;
+        if std::mem::take(&mut self.backends[index].rewinding) {
+            tracing::warn!(backend = name, "can't start before the checkpoint ({error}); starting at it");
+            if let Some(saved) = &self.backends[index].saved {
+                let start = start_after(&saved.resume_point());
+                self.open(index, start);
+                return;
+            }
+        }
+        match error {
+            SourceError::HistoryLost(why) if self.config.on_history_lost == Missing::FromNow => {
+                tracing::error!(backend = name, "history lost ({why}): every subscription is told, reading goes on from now");
+                self.backends[index].after_loss = true;
+                self.open(index, Start::Now);
+            }
+            SourceError::HistoryLost(why) | SourceError::BadToken(why) => self.halt(
+                index,
+                format!(
+                    "the source no longer has what comes next: {why}. `streamer checkpoint reset` and a restart read from now; \
+                     `checkpoint.on_history_lost = \"from_now\"` does so by itself and tells every subscription of the gap"
+                ),
+            ),
+            SourceError::Oversize(why) => self.halt(index, format!("the next event is too large to be read: {why}")),
+            SourceError::Ended(why) => {
+                tracing::warn!(backend = name, "stream ended ({why}); reopening after it");
+                self.reopen(index);
+            }
+            SourceError::Transient(why) | SourceError::Fatal(why) => {
+                let backend = &mut self.backends[index];
+                let span = RETRY_MIN.saturating_mul(1 << backend.failures.min(16)).min(RETRY_MAX);
+                let pause = span.mul_f64(rand::rng().random_range(0.5..=1.0));
+                if backend.error.as_ref() != Some(&why) {
+                    tracing::warn!(backend = name, "source failed: {why}; tried again until it answers");
+                }
+                backend.failures += 1;
+                backend.phase = Phase::Retrying;
+                backend.error = Some(why);
+                backend.retry_at = Some(Instant::now() + pause);
+            }
+        }
+    }
+
+    fn halt(&mut self, index: usize, why: String) {
+        let backend = &mut self.backends[index];
+        tracing::error!(backend = backend.source.name(), "{why}");
+        backend.phase = Phase::Halted;
+        backend.error = Some(why);
+    }
+}

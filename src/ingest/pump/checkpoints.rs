@@ -1,0 +1,85 @@
+//! When a checkpoint is written, and of what.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{GATEWAYS_CHECKPOINT_AFTER, Pump};
+use crate::checkpoint::{BackendCheckpoint, Checkpoint, CheckpointError, CheckpointStore};
+
+impl Pump {
+    pub(super) fn start_checkpoint(&mut self) {
+        let now = Instant::now();
+        if self.save.is_some() {
+            self.checkpoint_at = now + GATEWAYS_CHECKPOINT_AFTER;
+            return;
+        }
+        self.checkpoint_at = now + self.config.checkpoint_every;
+        self.events_at_checkpoint = self.core.counters().events;
+        let Some(checkpoint) = self.checkpoint() else { return };
+        if self.written.as_ref() == Some(&checkpoint) {
+            self.status.checkpointed(self.started.elapsed().as_millis() as u64);
+            return;
+        }
+        let Some(mut store) = self.store.take() else { return };
+        self.save = Some(tokio::task::spawn_blocking(move || {
+            let result = store.save(&checkpoint);
+            (store, checkpoint, result)
+        }));
+    }
+
+    /// What is settled now; `None` before anything has been read, so that what an earlier process wrote is not lost.
+    fn checkpoint(&mut self) -> Option<Checkpoint> {
+        let points = self.core.checkpoint();
+        let mut backends = Vec::with_capacity(self.backends.len());
+        for backend in &self.backends {
+            let id = backend.source.backend();
+            match points.iter().find(|point| point.position.backend == id) {
+                Some(point) => {
+                    let source = backend.identity.as_ref().map(|identity| identity.description.as_str());
+                    backends.push(BackendCheckpoint::new(backend.source.name(), source.unwrap_or_default(), point));
+                }
+                None => backends.extend(backend.saved.clone()),
+            }
+        }
+        (!points.is_empty()).then(|| Checkpoint { backends, gateways: self.gateways() })
+    }
+
+    pub(super) fn saved(&mut self, saved: (Box<dyn CheckpointStore>, Checkpoint, Result<(), CheckpointError>)) {
+        let (store, checkpoint, result) = saved;
+        self.store = Some(store);
+        match result {
+            Ok(()) => {
+                self.picture.checkpoints_written += 1;
+                self.picture.checkpoint_error = None;
+                self.status.checkpointed(self.started.elapsed().as_millis() as u64);
+                self.written = Some(checkpoint);
+            }
+            Err(error) => {
+                self.picture.checkpoints_failed += 1;
+                tracing::error!("checkpoint not written, tried again in a moment: {error}");
+                self.picture.checkpoint_error = Some(error.to_string());
+                self.checkpoint_at = Instant::now() + Duration::from_secs(1);
+            }
+        }
+    }
+
+    pub(super) async fn shut_down(&mut self) {
+        self.stop_reading();
+        if let Some(save) = self.save.take()
+            && let Ok(saved) = save.await
+        {
+            self.saved(saved);
+        }
+        self.look_at_cells();
+        if let Some(checkpoint) = self.checkpoint()
+            && let Some(mut store) = self.store.take()
+        {
+            match store.save(&checkpoint) {
+                Ok(()) => tracing::info!("last checkpoint written"),
+                Err(error) => tracing::error!("last checkpoint not written: {error}; the one before stays good"),
+            }
+        }
+        self.publish();
+    }
+}

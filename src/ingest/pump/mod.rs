@@ -1,0 +1,394 @@
+//! The ingest thread's loop: gives [`IngestCore`] its events and cells, and carries what comes out into the rings.
+//!
+//! Invariants:
+//! - What the core puts out reaches the rings in its order; while a ring is full nothing is read, and the shard is named.
+//! - The shards' cells are looked at before every batch and at every wait.
+//! - A stream is reopened at the core's resume point, never "now" by accident.
+//! - A checkpoint is written only of what the core calls settled.
+
+mod backends;
+mod checkpoints;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    core::{IngestCore, ToShard},
+    reader::{FromReader, READ_AHEAD},
+    route::ShardIndex,
+    source::{Identity, Source},
+    status::{BackendStatus, IngestPicture, IngestStatus, Phase},
+};
+use crate::{
+    checkpoint::{BackendCheckpoint, Checkpoint, CheckpointError, CheckpointStore},
+    config::Missing,
+};
+use shards::{
+    FromIngest,
+    driver::{CellSignal, Cells, PushError, RingProducer},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+/// Retry of a source: from this, doubling, to [`RETRY_MAX`], each drawn from the upper half of its span.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How often shards are told how far reading has come, where no event told them.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the picture of the thread is published, while something changes.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// A set of Gateways that has changed is written down this soon, so that a node that dies young waits for them.
+const GATEWAYS_CHECKPOINT_AFTER: Duration = Duration::from_millis(200);
+
+/// How long a wait for room in a ring lasts before the cells are looked at again.
+const ROOM_POLL: Duration = Duration::from_millis(5);
+
+/// Settings of the loop.
+#[derive(Clone, Debug)]
+pub struct PumpConfig {
+    pub checkpoint_every: Duration,
+    pub checkpoint_events: u64,
+    /// How long a restarting node waits for the Gateways that the checkpoint names.
+    pub registration_grace: Duration,
+    /// How far before the checkpoint reading may start, so that a Gateway whose position is older misses nothing.
+    pub rewind_max: Duration,
+    /// What to do when the source no longer has what comes next.
+    pub on_history_lost: Missing,
+    /// What to do with a backend that has no checkpoint.
+    pub on_missing: Missing,
+}
+
+/// How far the loop is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phases {
+    Running,
+    /// No more is read; what shards settle still counts.
+    NotReading,
+    /// The last checkpoint is written.
+    Finished,
+}
+
+/// One shard, seen from the ingest thread.
+pub struct Link {
+    pub ring: RingProducer<FromIngest>,
+    pub cells: Arc<Cells>,
+}
+
+/// What the loop is given.
+pub struct PumpParts {
+    pub core: IngestCore,
+    pub sources: Vec<Arc<dyn Source>>,
+    pub links: Vec<Link>,
+    pub store: Box<dyn CheckpointStore>,
+    pub config: PumpConfig,
+    pub status: Arc<IngestStatus>,
+    /// Woken by shards whose cells have changed.
+    pub cells_changed: Arc<CellSignal>,
+    pub phase: watch::Receiver<Phases>,
+    /// The process's clock, from which milliseconds in the status count.
+    pub started: std::time::Instant,
+}
+
+struct Backend {
+    source: Arc<dyn Source>,
+    phase: Phase,
+    identity: Option<Identity>,
+    error: Option<String>,
+    attempt: u64,
+    failures: u32,
+    reopenings: u64,
+    retry_at: Option<Instant>,
+    task: Option<JoinHandle<()>>,
+    /// The start that was asked for lies before the checkpoint, so that it may be refused without harm.
+    rewinding: bool,
+    /// The stream is being opened after history was lost: everybody is to be told.
+    after_loss: bool,
+    saved: Option<BackendCheckpoint>,
+}
+
+type Save = JoinHandle<(Box<dyn CheckpointStore>, Checkpoint, Result<(), CheckpointError>)>;
+
+/// See the module's documentation.
+pub struct Pump {
+    core: IngestCore,
+    backends: Vec<Backend>,
+    links: Vec<Link>,
+    config: PumpConfig,
+    status: Arc<IngestStatus>,
+    cells_changed: Arc<CellSignal>,
+    phase: watch::Receiver<Phases>,
+    started: std::time::Instant,
+    from_readers: mpsc::Receiver<FromReader>,
+    to_pump: mpsc::Sender<FromReader>,
+    pending: VecDeque<ToShard>,
+    /// Scratch of the core's output.
+    out: Vec<ToShard>,
+    /// Names of the Gateways that reading waits for; `None` once it no longer does.
+    awaited: Option<BTreeSet<String>>,
+    grace_ends: Instant,
+    progress_at: Option<Instant>,
+    checkpoint_at: Instant,
+    events_at_checkpoint: u64,
+    written: Option<Checkpoint>,
+    store: Option<Box<dyn CheckpointStore>>,
+    save: Option<Save>,
+    picture: IngestPicture,
+    publish_at: Instant,
+}
+
+impl Pump {
+    /// # Errors
+    /// When the checkpoint can't be read.
+    pub fn new(parts: PumpParts) -> Result<Self, CheckpointError> {
+        let PumpParts { core, sources, links, mut store, config, status, cells_changed, phase, started } = parts;
+        let saved = store.load()?;
+        let backends = sources
+            .into_iter()
+            .map(|source| Backend {
+                saved: saved
+                    .as_ref()
+                    .and_then(|saved| saved.backends.iter().find(|backend| backend.name == source.name()).cloned()),
+                source,
+                phase: Phase::Connecting,
+                identity: None,
+                error: None,
+                attempt: 0,
+                failures: 0,
+                reopenings: 0,
+                retry_at: None,
+                task: None,
+                rewinding: false,
+                after_loss: false,
+            })
+            .collect();
+        let awaited = saved
+            .as_ref()
+            .map(|saved| saved.gateways.iter().cloned().collect::<BTreeSet<_>>())
+            .filter(|gateways| !gateways.is_empty());
+        let (to_pump, from_readers) = mpsc::channel(READ_AHEAD);
+        let now = Instant::now();
+        let mut pump = Self {
+            core,
+            backends,
+            config,
+            status,
+            cells_changed,
+            phase,
+            started,
+            from_readers,
+            to_pump,
+            pending: VecDeque::new(),
+            out: Vec::new(),
+            awaited,
+            grace_ends: now,
+            progress_at: None,
+            checkpoint_at: now,
+            events_at_checkpoint: 0,
+            written: saved,
+            save: None,
+            picture: IngestPicture {
+                ring_full: vec![0; links.len()],
+                checkpoint_bad_slots: store.bad_slots(),
+                ..IngestPicture::default()
+            },
+            links,
+            store: Some(store),
+            publish_at: now,
+        };
+        pump.grace_ends = now + pump.config.registration_grace;
+        pump.checkpoint_at = now + pump.config.checkpoint_every;
+        Ok(pump)
+    }
+
+    /// Runs until the node stops; then writes a last checkpoint.
+    pub async fn run(mut self) {
+        if let Some(gateways) = &self.awaited {
+            tracing::info!(
+                "waiting up to {:?} for {} Gateways that the checkpoint names",
+                self.config.registration_grace,
+                gateways.len()
+            );
+        }
+        for backend in 0..self.backends.len() {
+            self.identify(backend);
+        }
+        while *self.phase.borrow() != Phases::Finished {
+            if *self.phase.borrow() == Phases::NotReading {
+                self.stop_reading();
+            }
+            self.look_at_cells();
+            self.flush().await;
+            if Instant::now() >= self.publish_at {
+                self.publish();
+            }
+            self.wait().await;
+        }
+        self.shut_down().await;
+    }
+
+    /// Waits for the next thing to do, and does it.
+    async fn wait(&mut self) {
+        let deadline = self.deadline();
+        tokio::select! {
+            biased;
+            _ = self.phase.changed() => {}
+            said = self.from_readers.recv() => {
+                if let Some(said) = said {
+                    self.hear(said);
+                }
+            }
+            _ = self.cells_changed.changed() => {}
+            saved = async { self.save.as_mut().expect("guarded by the branch's condition").await }, if self.save.is_some() => {
+                self.save = None;
+                match saved {
+                    Ok(saved) => self.saved(saved),
+                    Err(error) => tracing::error!("writing the checkpoint panicked: {error}; no more are written"),
+                }
+            }
+            _ = sleep_until(deadline) => {}
+        }
+        self.on_time();
+    }
+
+    fn deadline(&self) -> Instant {
+        let retries = self.backends.iter().filter_map(|backend| backend.retry_at);
+        let grace = self.awaited.as_ref().map(|_| self.grace_ends);
+        let checkpoint = self.store.as_ref().map(|_| self.checkpoint_at);
+        let now = Instant::now();
+        let latest = if self.publish_at > now { self.publish_at } else { now + Duration::from_secs(1) };
+        retries.chain(grace).chain(checkpoint).chain(self.progress_at).chain([latest]).min().unwrap_or(latest)
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.awaited.is_some() && now >= self.grace_ends {
+            let missing = self.missing_gateways();
+            tracing::warn!(
+                "reading goes on without {} Gateways that the checkpoint names and that didn't come back in time: {}",
+                missing.len(),
+                missing.iter().take(8).cloned().collect::<Vec<_>>().join(", ")
+            );
+            self.pass_barrier();
+        }
+        for backend in 0..self.backends.len() {
+            if self.backends[backend].retry_at.is_some_and(|at| now >= at) {
+                self.backends[backend].retry_at = None;
+                self.reopen(backend);
+            }
+        }
+        if self.progress_at.is_some_and(|at| now >= at) {
+            self.progress_at = None;
+            self.core.progress(&mut self.out);
+            self.take_out();
+        }
+        let events = self.core.counters().events - self.events_at_checkpoint;
+        if now >= self.checkpoint_at || events >= self.config.checkpoint_events {
+            self.start_checkpoint();
+        }
+    }
+
+    // ---- shards ----
+
+    fn look_at_cells(&mut self) {
+        for index in 0..self.links.len() {
+            let shard = ShardIndex(index as u16);
+            let cells = &self.links[index].cells;
+            let filter = cells.filter();
+            let settled = cells.settled();
+            self.core.filter(shard, filter, &mut self.out);
+            self.core.settled(shard, &settled);
+        }
+        self.take_out();
+        if self.awaited.is_some() && self.missing_gateways().is_empty() {
+            tracing::info!("all Gateways that the checkpoint names are back");
+            self.pass_barrier();
+        }
+        let gateways_known = self.written.as_ref().map(|written| &written.gateways);
+        if self.awaited.is_none() && gateways_known.is_some_and(|known| *known != self.gateways()) {
+            self.checkpoint_at = self.checkpoint_at.min(Instant::now() + GATEWAYS_CHECKPOINT_AFTER);
+        }
+    }
+
+    fn take_out(&mut self) {
+        self.pending.extend(self.out.drain(..));
+    }
+
+    /// Carries everything that is pending into the rings, waiting for room where there is none.
+    async fn flush(&mut self) {
+        while let Some((shard, item)) = self.pending.pop_front() {
+            let index = usize::from(shard.0);
+            match self.links[index].ring.try_push(item) {
+                Ok(()) => continue,
+                // A shard's thread that has ended is reported by the node, which then stops; there is nobody to give this to.
+                Err(PushError::Closed(_)) => continue,
+                Err(PushError::Full(item)) => self.pending.push_front((shard, item)),
+            }
+            self.picture.ring_full[index] += 1;
+            tokio::select! {
+                _ = self.links[index].ring.room() => {}
+                _ = self.cells_changed.changed() => {}
+                _ = tokio::time::sleep(ROOM_POLL) => {}
+                _ = self.phase.changed() => {}
+            }
+            if *self.phase.borrow() == Phases::Finished {
+                return;
+            }
+            self.look_at_cells();
+        }
+    }
+
+    /// Gateways that have presented subscriptions, to any shard.
+    fn gateways(&self) -> Vec<String> {
+        let mut all = BTreeSet::new();
+        for link in &self.links {
+            all.extend(link.cells.sync().synced.iter().map(|gateway| gateway.to_string()));
+        }
+        all.into_iter().collect()
+    }
+
+    /// Awaited Gateways that have not yet presented their subscriptions to every shard.
+    fn missing_gateways(&self) -> Vec<String> {
+        let states: Vec<_> = self.links.iter().map(|link| link.cells.sync()).collect();
+        let is_back = |name: &String| states.iter().all(|state| state.synced.iter().any(|synced| **synced == **name));
+        self.awaited.iter().flatten().filter(|name| !is_back(name)).cloned().collect()
+    }
+
+    fn pass_barrier(&mut self) {
+        self.awaited = None;
+        for backend in 0..self.backends.len() {
+            if self.backends[backend].phase == Phase::Registration {
+                self.first_open(backend);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.publish_at = Instant::now() + PUBLISH_EVERY;
+        let mut picture = self.picture.clone();
+        picture.counters = self.core.counters().clone();
+        picture.backends = self
+            .backends
+            .iter()
+            .enumerate()
+            .map(|(index, backend)| BackendStatus {
+                name: backend.source.name().to_owned(),
+                phase: backend.phase,
+                source: backend.identity.as_ref().map(|identity| identity.description.clone()),
+                position: self.core.resume_point(index).map(|point| point.position),
+                error: backend.error.clone(),
+                reopenings: backend.reopenings,
+                tokens: self.core.tokens(index) as u64,
+            })
+            .collect();
+        self.status.publish(picture);
+    }
+}

@@ -1,0 +1,87 @@
+//! One task a backend, on the ingest thread: opens the stream and hands on its batches, so that the next one is fetched while
+//! this one is worked on.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::source::{Batch, Identity, Purpose, Source, SourceError, Start};
+
+/// How long a stream is asked to wait for an event before it tells how far it has looked.
+const AWAIT: Duration = Duration::from_secs(1);
+
+/// Batches read ahead of the one that is worked on.
+pub(super) const READ_AHEAD: usize = 1;
+
+/// What a reader says, with the number of the attempt that it was started for: what an older attempt says is ignored.
+#[derive(Debug)]
+pub(super) struct FromReader {
+    pub(super) backend: usize,
+    pub(super) attempt: u64,
+    pub(super) what: Said,
+}
+
+#[derive(Debug)]
+pub(super) enum Said {
+    Identified(Identity),
+    /// The stream is open and yields every event after this place.
+    Opened {
+        start: (u64, u32),
+    },
+    Batch(Batch),
+    /// The last thing a reader says.
+    Failed(SourceError),
+}
+
+/// Asks a source who it is.
+pub(super) fn identify(
+    source: Arc<dyn Source>,
+    backend: usize,
+    attempt: u64,
+    to_pump: mpsc::Sender<FromReader>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let what = match source.identity().await {
+            Ok(identity) => Said::Identified(identity),
+            Err(error) => Said::Failed(error),
+        };
+        // The pump is gone only while the node stops.
+        let _ = to_pump.send(FromReader { backend, attempt, what }).await;
+    })
+}
+
+/// Reads a source from `start` until it fails or the pump is gone.
+pub(super) fn read(
+    source: Arc<dyn Source>,
+    backend: usize,
+    attempt: u64,
+    start: Start,
+    to_pump: mpsc::Sender<FromReader>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let say = async |what| to_pump.send(FromReader { backend, attempt, what }).await.is_ok();
+        let mut opened = match source.open(start, Purpose::Live).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                say(Said::Failed(error)).await;
+                return;
+            }
+        };
+        if !say(Said::Opened { start: opened.start }).await {
+            return;
+        }
+        loop {
+            match opened.stream.next(AWAIT).await {
+                Ok(batch) => {
+                    if !say(Said::Batch(batch)).await {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    say(Said::Failed(error)).await;
+                    return;
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,472 @@
+//! One node: starts the threads, wires them, and stops them in order.
+//!
+//! Start: sockets first, so that a port in use is an error before anything runs; then the shards, the control side, and last the
+//! ingest thread, since whatever it reads must find its way. Stop: the ingest thread stops reading, the shards end their sessions, the
+//! ingest thread writes the last checkpoint of what they settled, the control side ends.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rand::Rng;
+use shards::{
+    BackendConfig, BareDeletes, ShardConfig,
+    driver::{
+        CellSignal, QuicConfig, RuntimeChoice, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
+        StartError as ShardStartError,
+    },
+};
+use tokio::sync::watch;
+use wire::{BackendId, Epoch, ShardAddress, SlotTable};
+
+use crate::{
+    affinity::{self, Misplaced, Placement},
+    checkpoint::{CheckpointError, FileStore},
+    config::{self, BackendKind, Config, Deletes, Runtime},
+    control::{self, ControlDeps, ControlHandle, Credentials, NodeState, ShardPlace, Topology},
+    ingest::{
+        core::IngestCore,
+        pump::{Link, Phases, Pump, PumpConfig, PumpParts},
+        source::{
+            Source,
+            embedded::{EmbeddedSource, EmbeddedStore, Retention, StoreError, StoreOptions},
+            mongodb::{self, MongoOptions, MongoSource},
+        },
+        status::IngestStatus,
+    },
+    tls::{self, CertificateError},
+};
+
+/// Why a node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("the cores that this process is allowed can't be read: {0}")]
+    Affinity(#[source] io::Error),
+    #[error("{}", misplaced(.0))]
+    Misplaced(Vec<Misplaced>),
+    #[error("{what} {address} can't be listened on: {error}. `streamer check` lists what is in use")]
+    Listen { what: &'static str, address: SocketAddr, error: io::Error },
+    #[error("the data folder {folder} can't be made: {error}")]
+    DataFolder { folder: String, error: io::Error },
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error("backend {name:?}: {error}")]
+    Store { name: String, error: StoreError },
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("shard {shard}: {error}")]
+    Shard { shard: u16, error: ShardStartError },
+    #[error(transparent)]
+    Control(#[from] control::StartError),
+    #[error("the thread {0:?} can't be started: {1}")]
+    Thread(&'static str, #[source] io::Error),
+}
+
+fn misplaced(all: &[Misplaced]) -> String {
+    let one = |misplaced: &Misplaced| format!("affinity.{} {}", misplaced.key, misplaced.message);
+    all.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// How a node ended that was not asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeFailed {
+    #[error(transparent)]
+    Shard(#[from] ShardFailed),
+    #[error("{0}")]
+    Thread(String),
+}
+
+/// A running node.
+pub struct Node {
+    config: Arc<Config>,
+    state: Arc<NodeState>,
+    topology: Topology,
+    stores: Vec<(String, Arc<EmbeddedStore>)>,
+    shards: Vec<ShardHandle>,
+    control: ControlHandle,
+    ingest: thread::JoinHandle<()>,
+    ingest_phase: watch::Sender<Phases>,
+}
+
+impl Node {
+    pub fn start(config: Config) -> Result<Self, NodeError> {
+        let config = Arc::new(config);
+        let started = Instant::now();
+        let allowed = affinity::allowed().map_err(NodeError::Affinity)?;
+        let wanted = &config.affinity;
+        let placement = affinity::place(&wanted.ingest.value, &wanted.control.value, &wanted.shards.value, &allowed)
+            .map_err(NodeError::Misplaced)?;
+        placement.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+
+        let folder = &config.node.data_dir;
+        std::fs::create_dir_all(folder)
+            .map_err(|error| NodeError::DataFolder { folder: folder.display().to_string(), error })?;
+        let listener = listen_http(&config)?;
+        let sockets = listen_quic(&config, placement.shards.len())?;
+        let certificate = tls::load_or_make(&config)?;
+        tracing::info!(
+            fingerprint = certificate.fingerprint,
+            self_made = certificate.self_made,
+            "certificate (SHA-256)"
+        );
+        let (sources, stores) = open_sources(&config)?;
+        let store = FileStore::open(&folder.join("checkpoint"))?;
+
+        let slots = SlotTable { shards: placement.shards.len() as u16 };
+        let addresses = advertised(&config, &sockets)?;
+        let epoch = Epoch(rand::rng().random());
+        let signal = Arc::new(CellSignal::default());
+        let (channels, receivers) = control::channels(sockets.len());
+        let credentials = Arc::new(Credentials::of(&config));
+        let mut links = Vec::new();
+        let mut shards: Vec<ShardHandle> = Vec::new();
+        for ((socket, receivers), core) in sockets.into_iter().zip(receivers).zip(&placement.shards) {
+            let partition = shards.len() as u16;
+            let thread = ShardThreadConfig {
+                shard: shard_config(&config, partition, slots, &addresses, epoch),
+                name: format!("shard-{partition}"),
+                core: *core,
+                runtime: match config.node.runtime {
+                    Runtime::Auto => RuntimeChoice::Auto,
+                    Runtime::Glommio => RuntimeChoice::Glommio,
+                    Runtime::Tokio => RuntimeChoice::Tokio,
+                },
+                executors: placement.shards.len(),
+                socket,
+                tls: certificate.server.clone(),
+                quic: quic_config(&config),
+                authenticator: credentials.clone(),
+                ring_capacity: config.ingest.ring,
+                signal: signal.clone(),
+                commands: receivers.commands,
+                admissions: receivers.admissions,
+                to_control: receivers.to_control,
+            };
+            let (ring, shard) =
+                ShardThread::spawn(thread).map_err(|error| NodeError::Shard { shard: partition, error })?;
+            links.push(Link { ring, cells: shard.cells().clone() });
+            shards.push(shard);
+        }
+        if let Some(shard) = shards.first() {
+            tracing::info!("shards run on {}", shard.runtime());
+        }
+
+        let status = Arc::new(IngestStatus::default());
+        let state = Arc::new(NodeState::new(status.clone(), shards.iter().map(|s| s.cells().clone()), started));
+        let topology = topology(&placement, slots, epoch, &shards, &addresses, &certificate.fingerprint, &config);
+        let control = control::start(ControlDeps {
+            config: config.clone(),
+            listener,
+            channels,
+            state: state.clone(),
+            topology: topology.clone(),
+            stores: stores.clone(),
+        })?;
+
+        let (ingest_phase, phase) = watch::channel(Phases::Running);
+        let pump = Pump::new(PumpParts {
+            core: IngestCore::new(
+                Arc::new(config.mapping.clone()),
+                slots,
+                sources.iter().map(|source| source.backend()).collect(),
+            ),
+            sources,
+            links,
+            store: Box::new(store),
+            config: PumpConfig {
+                checkpoint_every: config.checkpoint.every,
+                checkpoint_events: config.checkpoint.events,
+                registration_grace: config.ingest.registration_grace,
+                rewind_max: config.ingest.rewind_max,
+                on_history_lost: config.checkpoint.on_history_lost,
+                on_missing: config.checkpoint.on_missing,
+            },
+            status,
+            cells_changed: signal,
+            phase,
+            started,
+        })?;
+        let ingest = start_ingest(pump, placement.ingest.clone())?;
+        Ok(Self { config, state, topology, stores, shards, control, ingest, ingest_phase })
+    }
+
+    pub fn state(&self) -> &Arc<NodeState> {
+        &self.state
+    }
+
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    pub fn http_address(&self) -> SocketAddr {
+        self.control.local_addr()
+    }
+
+    /// The first embedded store, where one is configured.
+    pub fn store(&self) -> Option<&Arc<EmbeddedStore>> {
+        self.stores.first().map(|(_, store)| store)
+    }
+
+    /// Whether every backend is being read and every thread is alive.
+    pub fn is_ready(&self) -> bool {
+        self.state.is_alive() && self.state.ingest.is_reading()
+    }
+
+    /// Waits until a thread has ended that should not have. May be dropped at any time.
+    pub async fn failed(&self) {
+        const LOOK_EVERY: Duration = Duration::from_millis(500);
+        let shard_ended = futures::future::select_all(self.shards.iter().map(|shard| Box::pin(shard.ended())));
+        let thread_ended = async {
+            while !self.ingest.is_finished() && !self.control.is_finished() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::select! {
+            ((), shard, _) = shard_ended => self.state.set_shard_ended(shard as u16),
+            () = thread_ended => {}
+        }
+    }
+
+    /// Stops in order and waits for the end, blocking. What has not been acked is read again after the next start.
+    ///
+    /// # Errors
+    /// When a thread had failed.
+    pub fn stop(self) -> Result<(), NodeFailed> {
+        let Self { config, state, shards, mut control, ingest, ingest_phase, stores, .. } = self;
+        state.set_stopping();
+        tracing::info!(flush = ?config.node.shutdown_flush, "stopping");
+        ingest_phase.send_replace(Phases::NotReading);
+        // Acks of what is on its way may still come: every one of them is less to send again.
+        wait_until_settled(&state, config.node.shutdown_flush);
+        let mut failed = None;
+        for shard in &shards {
+            shard.stop();
+        }
+        control.stop();
+        for shard in shards {
+            if let Err(error) = shard.join() {
+                failed.get_or_insert(NodeFailed::Shard(error));
+            }
+        }
+        ingest_phase.send_replace(Phases::Finished);
+        if ingest.join().is_err() {
+            failed.get_or_insert(NodeFailed::Thread("the ingest thread panicked".to_owned()));
+        }
+        if let Err(error) = control.join() {
+            failed.get_or_insert(NodeFailed::Thread(error));
+        }
+        drop(stores);
+        match failed {
+            Some(failed) => Err(failed),
+            None => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Gives Gateways time to be done with what they were sent.
+#[allow(clippy::disallowed_methods, reason = "the thread that stops the node is no shard's")]
+fn wait_until_settled(state: &NodeState, at_most: Duration) {
+    const LOOK_EVERY: Duration = Duration::from_millis(20);
+    let deadline = Instant::now() + at_most;
+    // Counters are about a tenth of a second old.
+    thread::sleep(Duration::from_millis(150).min(at_most));
+    let owes = || {
+        state.shards.iter().any(|shard| {
+            let stats = shard.stats();
+            // What a Gateway that isn't there owes will not be settled by waiting.
+            shard.is_alive() && stats.driver.sessions > 0 && stats.shard.log_unsettled > 0
+        })
+    };
+    while owes() && Instant::now() < deadline {
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn start_ingest(pump: Pump, cores: Vec<usize>) -> Result<thread::JoinHandle<()>, NodeError> {
+    const NAME: &str = "streamer-ingest";
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| NodeError::Thread(NAME, error))?;
+    thread::Builder::new()
+        .name(NAME.into())
+        .spawn(move || {
+            if let Err(error) = affinity::pin(&cores) {
+                tracing::warn!(cores = affinity::show(&cores), %error, "the ingest thread could not be pinned");
+            }
+            runtime.block_on(pump.run());
+        })
+        .map_err(|error| NodeError::Thread(NAME, error))
+}
+
+fn listen_http(config: &Config) -> Result<TcpListener, NodeError> {
+    let address = config.http.listen.value;
+    TcpListener::bind(address).map_err(|error| NodeError::Listen { what: "HTTP address", address, error })
+}
+
+/// One socket a shard, on ports one after the other; each on a free one where the first is 0.
+fn listen_quic(config: &Config, shards: usize) -> Result<Vec<UdpSocket>, NodeError> {
+    let first = config.quic.listen.value;
+    (0..shards)
+        .map(|shard| {
+            let port = if first.port() == 0 { 0 } else { first.port().saturating_add(shard as u16) };
+            let address = SocketAddr::new(first.ip(), port);
+            UdpSocket::bind(address).map_err(|error| NodeError::Listen { what: "QUIC address", address, error })
+        })
+        .collect()
+}
+
+fn advertised(config: &Config, sockets: &[UdpSocket]) -> Result<Vec<ShardAddress>, NodeError> {
+    let listen = config.quic.listen.value;
+    let address = |(partition, socket): (usize, &UdpSocket)| {
+        let partition = partition as u16;
+        let port = socket
+            .local_addr()
+            .map_err(|error| NodeError::Listen { what: "QUIC address", address: listen, error })?
+            .port();
+        Ok(ShardAddress { partition, address: config.advertised_address(partition, port) })
+    };
+    sockets.iter().enumerate().map(address).collect()
+}
+
+type Sources = (Vec<Arc<dyn Source>>, Vec<(String, Arc<EmbeddedStore>)>);
+
+fn open_sources(config: &Config) -> Result<Sources, NodeError> {
+    let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+    let mut stores = Vec::new();
+    for backend in &config.backends {
+        match &backend.kind {
+            BackendKind::Embedded(embedded) => {
+                let options = StoreOptions {
+                    sync: embedded.sync,
+                    retention: Retention {
+                        bytes: embedded.retain_bytes,
+                        events: embedded.retain_events,
+                        age: embedded.retain_for,
+                    },
+                    ..StoreOptions::default()
+                };
+                let store = EmbeddedStore::open(&embedded.directory, options)
+                    .map_err(|error| NodeError::Store { name: backend.name.clone(), error })?;
+                stores.push((backend.name.clone(), store.clone()));
+                sources.push(Arc::new(EmbeddedSource::new(&backend.name, store)));
+            }
+            BackendKind::Mongodb(mongo) => {
+                sources.push(Arc::new(MongoSource::new(mongo_options(&backend.name, mongo))));
+            }
+        }
+    }
+    Ok((sources, stores))
+}
+
+fn mongo_options(name: &str, mongo: &config::Mongodb) -> MongoOptions {
+    MongoOptions {
+        scope: match &mongo.scope {
+            config::Scope::Deployment => mongodb::Scope::Deployment,
+            config::Scope::Database(name) => mongodb::Scope::Database(name.clone()),
+        },
+        namespaces: mongo
+            .namespaces
+            .iter()
+            .map(|namespace| mongodb::Namespace {
+                database: namespace.database.clone(),
+                collection: namespace.collection.clone(),
+            })
+            .collect(),
+        pre_images: match mongo.pre_images {
+            config::PreImages::WhenAvailable => mongodb::PreImages::WhenAvailable,
+            config::PreImages::Expected => mongodb::PreImages::Promised,
+        },
+        ..MongoOptions::new(name, &mongo.uri)
+    }
+}
+
+/// Whether a backend promises a before-image with every update and delete.
+fn promises_before_images(kind: &BackendKind) -> bool {
+    match kind {
+        BackendKind::Embedded(_) => true,
+        BackendKind::Mongodb(mongo) => mongo.pre_images == config::PreImages::Expected,
+    }
+}
+
+fn shard_config(
+    config: &Config,
+    partition: u16,
+    slots: SlotTable,
+    addresses: &[ShardAddress],
+    epoch: Epoch,
+) -> ShardConfig {
+    let limits = &config.limits;
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    let backends = config.backends.iter().map(|backend| BackendConfig {
+        id: BackendId::of_name(&backend.name),
+        before_images: promises_before_images(&backend.kind),
+    });
+    ShardConfig {
+        backends: backends.collect(),
+        mapping: Arc::new(config.mapping.clone()),
+        mapping_name: config.mapping.to_string(),
+        bare_deletes: match config.deletes {
+            Deletes::Unknown => BareDeletes::Unknown,
+            Deletes::Known => BareDeletes::Known,
+        },
+        hash_seed: rand::rng().random(),
+        log_bytes_max: bytes(limits.log_bytes),
+        log_events_max: bytes(limits.log_events),
+        outbox_bytes_max: bytes(limits.outbox_bytes),
+        heartbeat_ms: config.quic.heartbeat.as_millis() as u64,
+        received_deadline_ms: config.quic.received_deadline.as_millis() as u64,
+        ttl_default_s: seconds(limits.ttl_default),
+        ttl_min_s: seconds(limits.ttl_min),
+        ttl_max_s: seconds(limits.ttl_max),
+        subscribe_items_max: limits.subscribe_items,
+        ..ShardConfig::new(partition, slots, addresses.to_vec(), epoch)
+    }
+}
+
+fn quic_config(config: &Config) -> QuicConfig {
+    let quic = &config.quic;
+    QuicConfig {
+        idle_timeout_ms: u32::try_from(quic.idle_timeout.as_millis()).unwrap_or(u32::MAX),
+        send_window_bytes: quic.send_window,
+        newcomers_max: usize::try_from(quic.max_incoming).unwrap_or(usize::MAX),
+        gso: quic.gso,
+        ..QuicConfig::default()
+    }
+}
+
+fn topology(
+    placement: &Placement,
+    slots: SlotTable,
+    epoch: Epoch,
+    shards: &[ShardHandle],
+    addresses: &[ShardAddress],
+    fingerprint: &str,
+    config: &Config,
+) -> Topology {
+    let place = |((shard, address), core): ((&ShardHandle, &ShardAddress), &usize)| ShardPlace {
+        partition: address.partition,
+        address: address.address.clone(),
+        listen: shard.local_addr().to_string(),
+        core: *core,
+        runtime: shard.runtime().kind.to_string(),
+        runtime_reason: shard.runtime().reason.clone(),
+    };
+    Topology {
+        epoch,
+        slots,
+        shards: shards.iter().zip(addresses).zip(&placement.shards).map(place).collect(),
+        ingest_cores: placement.ingest.clone(),
+        control_cores: placement.control.clone(),
+        fingerprint: fingerprint.to_owned(),
+        mapping: config.mapping.to_string(),
+    }
+}
