@@ -94,6 +94,12 @@ pub struct Predicate {
     document_id: Option<Value>,
 }
 
+// A predicate is compiled on one thread and evaluated on others.
+const _: fn() = || {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Predicate>();
+};
+
 /// Result of one evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -64,6 +64,12 @@ impl Interpreted {
         Ok(Interpreted { expr, regexes: regexes.into(), reads, units })
     }
 
+    /// The expression as the parser gave it, to compare with.
+    #[cfg(test)]
+    pub(super) fn without_meter(expr: IdedExpr, reads: Reads) -> Interpreted {
+        Interpreted { expr, regexes: Arc::new([]), reads, units: 1 }
+    }
+
     /// None for an error: of the expression, of its type, or for want of budget, which the budget then shows.
     pub(super) fn evaluate(
         &self,

@@ -16,7 +16,8 @@ use cel_interpreter::common::value::{CowVal, Val};
 use cel_interpreter::{Env, ExecutionError};
 use regex::Regex;
 
-use super::regex::{PatternError, compile_regex, literal_pattern};
+use super::check::text_literal;
+use super::regex::{PatternError, compile_regex};
 
 const WEIGH: &str = "@weigh";
 const STEP: &str = "@step";
@@ -126,7 +127,7 @@ fn rewrite_matches(call: &mut CallExpr, regexes: &mut Vec<Regex>) -> Result<(), 
     // Any other number of arguments has no overload, which evaluation tells.
     PATTERN.clone_into(&mut call.func_name);
     if let [_, pattern] = call.args.as_mut_slice()
-        && let Some(text) = literal_pattern(pattern)
+        && let Some(text) = text_literal(pattern)
     {
         let index = regexes.len() as i64;
         regexes.push(compile_regex(text)?);
@@ -154,7 +155,7 @@ fn rewrite_loop(found: &mut ComprehensionExpr, regexes: &mut Vec<Regex>) -> Resu
         }
         // `map`.
         (operators::ADD, [gathered, item]) if is_gathered(gathered) => {
-            rewrite_gathered(item, regexes)?;
+            rewrite(item, regexes)?;
             wrap_gathered_step(item);
         }
         // `filter`, `map` with a filter, `exists_one`.
@@ -164,7 +165,7 @@ fn rewrite_loop(found: &mut ComprehensionExpr, regexes: &mut Vec<Regex>) -> Resu
             if let Expr::Call(add) = &mut then.expr
                 && let [_, item] = add.args.as_mut_slice()
             {
-                rewrite_gathered(item, regexes)?;
+                rewrite(item, regexes)?;
             }
         }
         _ => {
@@ -173,11 +174,6 @@ fn rewrite_loop(found: &mut ComprehensionExpr, regexes: &mut Vec<Regex>) -> Resu
         }
     }
     Ok(())
-}
-
-/// `[item]`, whose item is copied twice: into the list, and from it.
-fn rewrite_gathered(list: &mut IdedExpr, regexes: &mut Vec<Regex>) -> Result<(), PatternError> {
-    rewrite(list, regexes)
 }
 
 fn wrap_gathered_step(list: &mut IdedExpr) {

@@ -1,9 +1,7 @@
 //! Regular expressions with bounds.
 
-use cel_interpreter::common::ast::IdedExpr;
 use regex::{Regex, RegexBuilder};
 
-use super::check::text_literal;
 use super::limits::{REGEX_BYTES_MAX, REGEX_COMPILED_BYTES_MAX};
 
 /// Groups and repetitions within each other.
@@ -34,8 +32,4 @@ pub(super) fn compile_regex(pattern: &str) -> Result<Regex, PatternError> {
             // The lines before the last one draw the pattern.
             other => PatternError::Syntax(other.to_string().lines().last().unwrap_or_default().to_owned()),
         })
-}
-
-pub(super) fn literal_pattern(expr: &IdedExpr) -> Option<&str> {
-    text_literal(expr)
 }

@@ -28,8 +28,10 @@ fn one(document: &Document, field: &str, op: &str, value: &str) -> bool {
     holds(document, &format!(r#"[{{"field":"{field}","op":"{op}","value":{value}}}]"#), &Mapping::Plain)
 }
 
-/// A field of each type, and a value that equals it, one below, one above (where it has an order), as JSON.
-fn typed() -> Vec<(Bson, &'static str, Option<(&'static str, &'static str)>)> {
+/// A field of a type, and a value that equals it, one below, one above (where it has an order), as JSON.
+type Typed = (Bson, &'static str, Option<(&'static str, &'static str)>);
+
+fn typed() -> Vec<Typed> {
     vec![
         (Bson::Int32(5), "5", Some(("4.5", "6"))),
         (

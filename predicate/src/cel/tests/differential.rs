@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::cel::interpret::Interpreted;
 
 const EXPRESSIONS: usize = 10_000;
 const DOCUMENTS: usize = 100;
@@ -150,6 +151,68 @@ impl Generator {
         }
     }
 
+    /// A list, mostly.
+    fn list(&mut self, depth: u32) -> String {
+        if depth == 0 {
+            return self.pick(&["doc.a", "doc.b", "doc.m.a", "[1, 2]", "[]", "doc.a", "before.b", "doc.c"]).to_owned();
+        }
+        let range = self.list(depth - 1);
+        match self.random.random_range(0..7) {
+            0 | 1 => format!("({range} + {})", self.list(depth - 1)),
+            2 => format!("{range}.map(x, {})", self.item("x")),
+            3 => format!("{range}.filter(y, {})", self.item_test("y", depth - 1)),
+            4 => format!("{range}.map(x, {}, {})", self.item_test("x", depth - 1), self.item("x")),
+            5 => format!("({} ? {range} : {})", self.item_test("1", 0), self.list(depth - 1)),
+            _ => format!("[{}, {}]", self.item("2"), self.item("doc.id")),
+        }
+    }
+
+    fn item(&mut self, bound: &str) -> String {
+        match self.random.random_range(0..12) {
+            0..=4 => bound.to_owned(),
+            5 => format!("{bound} + 1"),
+            6 => format!("size({})", self.list(0)),
+            7 => format!("{{'a': {bound}}}['a']"),
+            8 => format!("[{bound}, 0][0]"),
+            9 => self.pick(&["'a'", "1.0", "doc.c", "doc.none"]).to_owned(),
+            _ => self.pick(&["0", "1", "-2", "doc.id"]).to_owned(),
+        }
+    }
+
+    fn item_test(&mut self, bound: &str, depth: u32) -> String {
+        let item = self.item(bound);
+        match self.random.random_range(0..9) {
+            0..=2 => format!("{item} {} {}", self.pick(&["==", "!=", "<", ">="]), self.item(bound)),
+            3 => format!("{item} in {}", self.list(0)),
+            4 => format!("string({item}).matches({})", self.pick(&["'1'", "'^-'", "doc.c", "'(' + doc.c"])),
+            5 => format!("{item} != doc.none"),
+            6 => format!("!({item} == {})", self.item(bound)),
+            _ if depth > 0 => self.list_test(depth),
+            _ => format!("{item} < 2"),
+        }
+    }
+
+    fn list_test(&mut self, depth: u32) -> String {
+        let list = self.list(depth);
+        match self.random.random_range(0..8) {
+            0 => format!("{list}.all(x, {})", self.item_test("x", depth - 1)),
+            1 => format!("{list}.exists(x, {})", self.item_test("x", depth - 1)),
+            2 => format!("{list}.exists_one(x, {})", self.item_test("x", depth - 1)),
+            3 => format!("{list} == {}", self.list(depth)),
+            4 => format!("{} in {list}", self.item("1")),
+            5 => format!("{list} in [{}, {}]", self.list(depth), self.list(0)),
+            6 => format!("size({list}) < size({})", self.list(depth)),
+            _ => format!("({list} != {} || {})", self.list(0), self.item_test("1", 0)),
+        }
+    }
+
+    fn document_of_lists(&mut self) -> RawDocumentBuf {
+        let mut list =
+            || -> Vec<i32> { (0..self.random.random_range(0..5)).map(|_| self.random.random_range(-2..3)).collect() };
+        let (a, b, c) = (list(), list(), list());
+        raw(&doc! { "a": a, "b": b, "c": self.pick(&["a", "1", ""]), "m": { "a": c }, "id": 1 })
+    }
+
     fn expression(&mut self, depth: u32) -> String {
         if depth == 0 || self.one_in(4) {
             return self.leaf();
@@ -214,4 +277,43 @@ fn native_answers_as_the_interpreter() {
     // A comparison of nothing but errors would show nothing.
     assert!(answers.iter().all(|count| *count > EXPRESSIONS * DOCUMENTS / 20), "{answers:?}");
     assert_eq!(crate::interpreter_panics(), 0);
+}
+
+/// What the meter puts into an expression changes no answer.
+#[test]
+fn a_metered_expression_answers_as_without() {
+    const SEED: u64 = 13;
+    const METERED: usize = 4_000;
+    let mut generator = Generator { random: ChaCha8Rng::seed_from_u64(SEED) };
+    let documents: Vec<_> = (0..30).map(|_| generator.document_of_lists()).collect();
+    let mut answers = [0_usize; 3];
+    let mut compiled = 0;
+    while compiled < METERED {
+        let expr = generator.list_test(2);
+        if crate::cel::scan::scan(&expr).is_err() {
+            continue;
+        }
+        let tree = crate::cel::parse(&expr).unwrap_or_else(|error| panic!("{expr}: {error}"));
+        let reads = crate::cel::check::reads(&tree).unwrap_or_else(|error| panic!("{expr}: {error}"));
+        // A literal pattern that is none is refused, where the interpreter would fail at run time.
+        let Ok(metered) = Interpreted::new(tree.clone(), reads.clone()) else { continue };
+        let plain = Interpreted::without_meter(tree, reads);
+        compiled += 1;
+        for image in &documents {
+            let evaluate = |expr: &Interpreted| {
+                let mut budget = Budget { units: EVALUATION_UNITS_MAX };
+                let answer = expr.evaluate(&Mapping::Plain, image, &context(Some(&documents[0])), &mut budget);
+                (answer, EVALUATION_UNITS_MAX - budget.units)
+            };
+            let ((found, cost), (expect, _)) = (evaluate(&metered), evaluate(&plain));
+            assert_eq!(found, expect, "{expr}\nseed {SEED}, document {:?}", Document::try_from(image));
+            assert!(cost < EVALUATION_UNITS_MAX / 4, "{cost}: {expr}");
+            answers[match found {
+                Some(true) => 0,
+                Some(false) => 1,
+                None => 2,
+            }] += 1;
+        }
+    }
+    assert!(answers.iter().all(|count| *count > METERED * 3), "{answers:?}");
 }
