@@ -77,8 +77,15 @@ pub(crate) enum Item {
 pub(crate) struct InFlight {
     pub(crate) seq: u64,
     pub(crate) bytes: usize,
-    /// The log entry, and its targets that were sent under this `seq`. A resync has none: it was settled when it was decided.
-    pub(crate) sent: Option<(u64, Box<[u32]>)>,
+    pub(crate) sent: Sent,
+}
+
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// A log entry, and its targets that were sent under this `seq`.
+    Entry { number: u64, targets: Box<[u32]> },
+    /// What it stands for was settled when it was decided. Until it is done, it must be told again in a next session.
+    Resync { sub: SubId, reason: ResyncReason },
 }
 
 /// A request in its turn. Each is answered once all before it are.
@@ -193,9 +200,19 @@ impl Session {
 
     /// What was sent and is done now.
     pub(crate) fn pop_done(&mut self) -> Option<InFlight> {
-        let done = self.in_flight.pop_front_if(|sent| sent.seq <= self.done)?;
+        self.in_flight.front().filter(|sent| sent.seq <= self.done)?;
+        let done = self.in_flight.pop_front()?;
         self.in_flight_bytes -= done.bytes;
         Some(done)
+    }
+
+    /// Takes back a heartbeat that waits. It promises that all up to its positions was sent before it, which is not so any more
+    /// once something before it is skipped.
+    pub(crate) fn drop_heartbeat(&mut self) {
+        if std::mem::take(&mut self.heartbeat_queued) {
+            self.queue.retain(|item| !matches!(item, Item::Heartbeat(_)));
+            self.positions_told = Positions::default();
+        }
     }
 
     pub(crate) fn outbox_bytes(&self) -> usize {

@@ -7,7 +7,7 @@ use wire::{Certainty, Delivery, EventEntryRef, ResyncReason, Target, begin_event
 use super::Shard;
 use crate::config::EVENTS_PER_FRAME_MAX;
 use crate::outbox::{Entry, Log, What};
-use crate::session::{InFlight, Item, Session};
+use crate::session::{InFlight, Item, Sent, Session};
 use crate::subscription::{GatewayId, SubId, Subscriptions};
 use crate::{ConnectionId, Millis};
 
@@ -61,8 +61,8 @@ impl Shard {
                 session.heartbeat_queued = false;
                 Delivery::Heartbeat { last_seq: session.last_seq, positions }
             }
-            Some(Item::Resync { sub, reason }) => {
-                let Some(sub) = self.subs.get_mut(sub) else { return };
+            Some(Item::Resync { sub: id, reason }) => {
+                let Some(sub) = self.subs.get_mut(id) else { return };
                 let connection = session.connection;
                 let Some(binding) = sub.binding.as_mut().filter(|binding| binding.session == connection) else {
                     return;
@@ -70,7 +70,7 @@ impl Shard {
                 binding.resync_queued = false;
                 let (handle, live_from) = (binding.handle, sub.live_from.clone());
                 let seq = session.next_seq();
-                session.in_flight.push_back(InFlight { seq, bytes: 0, sent: None });
+                session.in_flight.push_back(InFlight { seq, bytes: 0, sent: Sent::Resync { sub: id, reason } });
                 Delivery::Resync { seq, handle, reason, live_from }
             }
             Some(Item::Live { .. } | Item::Replay { .. }) | None => {
@@ -226,7 +226,11 @@ impl Sending<'_> {
             // All bytes of the entry go with its first event: they are given back once that is done.
             let bytes = std::mem::take(&mut bytes);
             session.in_flight_bytes += bytes;
-            session.in_flight.push_back(InFlight { seq, bytes, sent: Some((self.number(), sent.into())) });
+            session.in_flight.push_back(InFlight {
+                seq,
+                bytes,
+                sent: Sent::Entry { number: self.number(), targets: sent.into() },
+            });
         }
     }
 }
@@ -252,5 +256,5 @@ fn send_gap(
     encode_delivery(&Delivery::Gap { seq, position: entry.position, reason, handles }, buf);
     let bytes = if let Item::Live { bytes, .. } = item { *bytes } else { 0 };
     session.in_flight_bytes += bytes;
-    session.in_flight.push_back(InFlight { seq, bytes, sent: Some((*number, sent.into())) });
+    session.in_flight.push_back(InFlight { seq, bytes, sent: Sent::Entry { number: *number, targets: sent.into() } });
 }

@@ -8,7 +8,7 @@ use wire::{Certainty, Operation, Position, Positions, ResyncReason, Transition};
 use super::Shard;
 use crate::index::{Hit, Rules, Shown};
 use crate::outbox::{Entry, Group, Target, What};
-use crate::session::Item;
+use crate::session::{Item, Sent};
 use crate::subscription::{GatewayId, SubId};
 use crate::{Change, FromIngest, Gap, Image, Output, Scope};
 
@@ -281,7 +281,9 @@ impl Shard {
         session.waiting_bytes = 0;
         if session.in_flight_bytes > max / 2 {
             for sent in &mut session.in_flight {
-                numbers.extend(sent.sent.iter().map(|(number, _)| *number));
+                if let Sent::Entry { number, .. } = &sent.sent {
+                    numbers.push(*number);
+                }
                 sent.bytes = 0;
             }
             session.in_flight_bytes = 0;

@@ -202,6 +202,9 @@ impl Shard {
                 None => sub.broken = Some(reason),
                 Some(binding) => {
                     sub.broken = None;
+                    if let Some(session) = self.gateways.session_mut(gateway) {
+                        session.drop_heartbeat();
+                    }
                     if !std::mem::replace(&mut binding.resync_queued, true) {
                         self.stats.resyncs.count(reason);
                         self.queue(gateway, Item::Resync { sub: id, reason }, out);

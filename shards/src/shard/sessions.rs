@@ -4,7 +4,7 @@ use wire::{Ack, ErrorCode, Welcome};
 
 use super::Shard;
 use crate::outbox::Settle;
-use crate::session::{InFlight, Item, Session, Waiting};
+use crate::session::{InFlight, Item, Sent, Session, Waiting};
 use crate::subscription::GatewayId;
 use crate::{ConnectionId, Output};
 
@@ -51,6 +51,19 @@ impl Shard {
         let Some(session) = known.session.take() else { return };
         known.session_ended_at = time;
         self.connections.remove(&session.connection);
+        let waiting = session.queue.iter().filter_map(|item| match item {
+            Item::Resync { sub, reason } => Some((*sub, *reason)),
+            _ => None,
+        });
+        let in_flight = session.in_flight.iter().filter_map(|sent| match sent.sent {
+            Sent::Resync { sub, reason } => Some((sub, reason)),
+            Sent::Entry { .. } => None,
+        });
+        for (sub, reason) in in_flight.chain(waiting) {
+            if let Some(sub) = self.subs.get_mut(sub) {
+                sub.broken = Some(reason);
+            }
+        }
         for waiting in session.requests {
             // What is still being asked is counted in when the answer comes.
             if let Waiting::Subscribe { items, states, .. } = waiting {
@@ -80,7 +93,7 @@ impl Shard {
             return;
         }
         while let Some(InFlight { sent, .. }) = self.gateways.session_mut(gateway).and_then(Session::pop_done) {
-            let Some((number, targets)) = sent else { continue };
+            let Sent::Entry { number, targets } = sent else { continue };
             for target in targets {
                 self.stats.acked += 1;
                 self.settle(Settle { number, target });

@@ -1,5 +1,6 @@
 //! A shard with Gateways that decode what it fills, in one thread and in made-up time.
 
+mod chaos;
 mod continuity;
 mod delivering;
 mod lives;

@@ -64,6 +64,8 @@ struct Gateway {
     decoder: Option<Decoder<Delivery>>,
     names: BTreeMap<Handle, String>,
     last_seq: u64,
+    /// The `seq` of each line of the last fill.
+    seqs: Vec<u64>,
 }
 
 impl World {
@@ -278,11 +280,17 @@ impl World {
         let mut decoder = gateway.decoder.take().expect("made at hello");
         decoder.feed(&buffer);
         let mut seen = Vec::new();
+        gateway.seqs.clear();
         while let Some(message) = decoder.next().expect("what a shard writes can be decoded") {
             gateway.see(message, &mut seen);
+            gateway.seqs.resize(seen.len(), gateway.last_seq);
         }
         gateway.decoder = Some(decoder);
         (count, Seen(seen))
+    }
+
+    pub(super) fn seqs_of_last_fill(&self, connection: ConnectionId) -> Vec<u64> {
+        self.gateways[&connection].seqs.clone()
     }
 
     pub(super) fn last_seq(&self, connection: ConnectionId) -> u64 {
@@ -291,17 +299,22 @@ impl World {
 }
 
 impl Gateway {
+    fn take_seq(&mut self, seq: u64) {
+        assert_eq!(seq, self.last_seq + 1, "seq counts 1, 2, 3 …");
+        self.last_seq = seq;
+    }
+
     fn see(&mut self, message: Delivery, seen: &mut Vec<String>) {
         let time = |positions: &Positions| positions.get(BACKEND).map_or("none".into(), |p| p.time.to_string());
-        let mut take_seq = |seq: u64| {
-            assert_eq!(seq, self.last_seq + 1, "seq counts 1, 2, 3 …");
-            self.last_seq = seq;
-        };
+        if let Delivery::Gap { seq, .. } | Delivery::Resync { seq, .. } = &message {
+            self.take_seq(*seq);
+        }
         match message {
             Delivery::Events(entries) => {
                 assert!(!entries.is_empty() && entries.len() <= 100);
                 for entry in entries {
-                    take_seq(entry.seq);
+                    self.seqs.resize(seen.len(), self.last_seq);
+                    self.take_seq(entry.seq);
                     for Target { handle, transition, certainty } in entry.targets {
                         let name = &self.names[&handle];
                         let what = match transition {
@@ -323,14 +336,12 @@ impl Gateway {
                 assert_eq!(last_seq, self.last_seq);
                 seen.push(format!("heartbeat {}", time(&positions)));
             }
-            Delivery::Gap { seq, position, handles, .. } => {
-                take_seq(seq);
+            Delivery::Gap { position, handles, .. } => {
                 for handle in handles {
                     seen.push(format!("{} gap {}", self.names[&handle], position.time));
                 }
             }
-            Delivery::Resync { seq, handle, reason, live_from } => {
-                take_seq(seq);
+            Delivery::Resync { handle, reason, live_from, .. } => {
                 seen.push(format!("{} resync {reason:?} from {}", self.names[&handle], time(&live_from)));
             }
             Delivery::CaughtUp { .. } => seen.push("caught up".into()),
