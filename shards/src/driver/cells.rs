@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use wire::Positions;
 
 use super::stats::StatsSnapshot;
-use crate::{FilterSnapshot, SyncState};
+use crate::{FilterSnapshot, SubscriptionCounts, SyncState};
 
 /// The cells of one shard, for reading.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Cells {
     filter: ArcSwap<FilterSnapshot>,
     sync: ArcSwap<SyncState>,
     stats: ArcSwap<StatsSnapshot>,
+    subscriptions: ArcSwap<SubscriptionCounts>,
+    subscriptions_asked: AtomicBool,
 }
 
 impl Cells {
@@ -47,6 +49,13 @@ impl Cells {
     /// Counters, about a tenth of a second old at most while the shard works.
     pub fn stats(&self) -> Arc<StatsSnapshot> {
         self.stats.load_full()
+    }
+
+    /// Subscriptions by Gateway and by tenant, and has the shard count them anew for the next call: counting walks over all of
+    /// them, so it is only done for somebody who asks, and about once a second at most.
+    pub fn subscriptions(&self) -> Arc<SubscriptionCounts> {
+        self.subscriptions_asked.store(true, Ordering::Release);
+        self.subscriptions.load_full()
     }
 }
 
@@ -100,6 +109,8 @@ impl CellWriter {
             filter: ArcSwap::from_pointee(FilterSnapshot::unpublished()),
             sync: ArcSwap::default(),
             stats: ArcSwap::default(),
+            subscriptions: ArcSwap::default(),
+            subscriptions_asked: AtomicBool::new(true),
         };
         Self { cells: Arc::new(cells), signal, settled: Positions::default(), sync_version: 0 }
     }
@@ -132,6 +143,13 @@ impl CellWriter {
 
     pub(super) fn stats(&mut self, stats: StatsSnapshot) {
         self.cells.stats.store(Arc::new(stats));
+    }
+
+    /// `count` is only called when somebody has asked since it was called last.
+    pub(super) fn subscriptions(&mut self, count: impl FnOnce() -> SubscriptionCounts) {
+        if self.cells.subscriptions_asked.swap(false, Ordering::AcqRel) {
+            self.cells.subscriptions.store(Arc::new(count()));
+        }
     }
 }
 

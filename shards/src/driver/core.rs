@@ -3,15 +3,19 @@
 use bytes::BytesMut;
 use wire::Positions;
 
-use crate::{ConnectionId, FilterSnapshot, Input, Millis, Output, Shard, ShardStats, SyncState};
+use crate::{ConnectionId, FilterSnapshot, Input, Millis, Output, Shard, ShardStats, SubscriptionCounts, SyncState};
 
 pub(super) trait Core: 'static {
     fn handle(&mut self, input: Input, now: Millis, outputs: &mut Vec<Output>);
     fn fill(&mut self, connection: ConnectionId, now: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize;
     fn settled(&self) -> Positions;
     fn take_filter(&mut self) -> Option<FilterSnapshot>;
+    /// Version of what [`Self::sync_state`] gives, without the cost of giving it.
+    fn sync_version(&self) -> u64;
     fn sync_state(&self) -> SyncState;
     fn stats(&self) -> ShardStats;
+    /// Walks over all subscriptions.
+    fn count_subscriptions(&self) -> SubscriptionCounts;
 }
 
 impl Core for Shard {
@@ -31,11 +35,19 @@ impl Core for Shard {
         Shard::take_filter(self)
     }
 
+    fn sync_version(&self) -> u64 {
+        Shard::sync_version(self)
+    }
+
     fn sync_state(&self) -> SyncState {
         Shard::sync_state(self)
     }
 
     fn stats(&self) -> ShardStats {
         Shard::stats(self)
+    }
+
+    fn count_subscriptions(&self) -> SubscriptionCounts {
+        self.snapshot_subscriptions()
     }
 }

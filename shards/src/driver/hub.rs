@@ -24,10 +24,23 @@ use crate::{CommandId, CommandReply, ConnectionId, FromIngest, Input, Millis, Ou
 #[derive(Debug)]
 pub enum FromShard {
     /// Asks to compile these and to count them in. The answer goes back with the ticket, to the shard that asked.
-    Admit { shard: u16, ticket: Ticket, gateway: String, items: Vec<SubscribeItem> },
+    Admit {
+        shard: u16,
+        ticket: Ticket,
+        gateway: String,
+        items: Vec<SubscribeItem>,
+    },
     /// These no longer count.
-    Released { shard: u16, gateway: String, keys: Vec<SubscriptionKey> },
-    Commanded { shard: u16, id: CommandId, reply: CommandReply },
+    Released {
+        shard: u16,
+        gateway: String,
+        keys: Vec<SubscriptionKey>,
+    },
+    Commanded {
+        shard: u16,
+        id: CommandId,
+        reply: CommandReply,
+    },
 }
 
 /// Messages for the control thread beyond which requests of Gateways wait.
@@ -50,8 +63,6 @@ pub(super) struct Hub<C> {
     backlog: RefCell<VecDeque<FromShard>>,
     /// Something but the ring went in since the last look: there may be something to publish, or a backlog.
     pub(super) stirred: LocalEvent,
-    /// Inputs that may have changed which Gateways have synced.
-    sync_may_differ: Cell<bool>,
     /// A connection has left.
     pub(super) left: LocalEvent,
     pub(super) counters: Counters,
@@ -71,7 +82,6 @@ impl<C: Core> Hub<C> {
             newcomers: Cell::new(0),
             backlog: RefCell::default(),
             stirred: LocalEvent::default(),
-            sync_may_differ: Cell::new(true),
             left: LocalEvent::default(),
             counters: Counters::default(),
             executor,
@@ -95,7 +105,6 @@ impl<C: Core> Hub<C> {
             return;
         }
         self.core.borrow_mut().handle(input, self.now(), &mut self.outputs.borrow_mut());
-        self.sync_may_differ.set(true);
         self.dispatch();
         self.stirred.set();
     }
@@ -129,10 +138,7 @@ impl<C: Core> Hub<C> {
         if let Some(filter) = core.take_filter() {
             cells.filter(filter);
         }
-        if self.sync_may_differ.take() {
-            let state = core.sync_state();
-            cells.sync(state.version, || state);
-        }
+        cells.sync(core.sync_version(), || core.sync_state());
     }
 
     pub(super) fn publish_stats(&self, cells: &mut CellWriter, ring: RingStats) {
@@ -144,6 +150,11 @@ impl<C: Core> Hub<C> {
         };
         let shard = self.core.borrow().stats();
         cells.stats(StatsSnapshot { shard, driver, ring });
+    }
+
+    /// Only when somebody has asked for it: it walks over all subscriptions.
+    pub(super) fn publish_subscriptions(&self, cells: &mut CellWriter) {
+        cells.subscriptions(|| self.core.borrow().count_subscriptions());
     }
 
     /// Counts a connection as a newcomer until the guard is dropped.

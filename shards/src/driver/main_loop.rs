@@ -33,6 +33,8 @@ const ADMISSIONS_PER_PASS: usize = 64;
 /// The shard wants to hear of time at least every 100 ms. An idle node wakes up for nothing else.
 const TICK: Duration = Duration::from_millis(50);
 const STATS_EVERY: Duration = Duration::from_millis(100);
+/// Counting subscriptions walks over all of them.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// A pass that takes longer has kept everybody waiting.
 const SLOW_PASS: Duration = Duration::from_millis(100);
 
@@ -54,6 +56,7 @@ impl<C: Core> MainLoop<C> {
     pub(super) async fn run(&mut self) {
         let mut next_tick = Instant::now();
         let mut next_stats = Instant::now();
+        let mut next_count = Instant::now();
         loop {
             let began = Instant::now();
             let mut worked = self.take_in();
@@ -71,6 +74,10 @@ impl<C: Core> MainLoop<C> {
             if began >= next_stats {
                 self.hub.publish_stats(&mut self.cells, self.ring.stats());
                 next_stats = began + STATS_EVERY;
+            }
+            if began >= next_count {
+                self.hub.publish_subscriptions(&mut self.cells);
+                next_count = began + COUNT_EVERY;
             }
             self.hub.counters.passes.add(1);
             if began.elapsed() > SLOW_PASS {

@@ -28,9 +28,7 @@ mod thread;
 
 pub use self::{
     cells::{CellSignal, Cells},
-    executor::{
-        ExecutorError, Preflight, RuntimeChoice, RuntimeKind, RuntimeUnavailable, RuntimeUsed, UnknownRuntime,
-    },
+    executor::{ExecutorError, Preflight, RuntimeChoice, RuntimeKind, RuntimeUnavailable, RuntimeUsed, UnknownRuntime},
     hub::FromShard,
     quic::{Authenticator, AuthorizedGateway, QuicConfig, SocketBuffers, TlsError},
     ring::{Closed, PushError, RingConsumer, RingProducer, RingStats, ring},

@@ -25,7 +25,7 @@ use super::{
     quic,
     ring::{RingConsumer, ring},
 };
-use crate::{Command, FromIngest, Millis, Shard, ShardConfig};
+use crate::{Command, FromIngest, Input, Millis, Shard, ShardConfig};
 
 /// What a shard's thread is started with.
 pub struct ShardThreadConfig {
@@ -293,6 +293,7 @@ async fn close<C: Core>(endpoint: Endpoint, main_loop: &mut MainLoop<C>, executo
     if !executor.has_failed() {
         main_loop.finish();
         let hub = &main_loop.hub;
+        hub.input(Input::GoAway { within_ms: u32::try_from(config.flush_timeout_ms).unwrap_or(u32::MAX) });
         hub.refuse_all(ErrorCode::ShuttingDown, "the node is shutting down");
         let all_left = async {
             while !hub.is_empty() {

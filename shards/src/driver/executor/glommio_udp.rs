@@ -246,3 +246,72 @@ fn reachable(mut local: SocketAddr) -> SocketAddr {
     }
     local
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::driver::executor::{Preflight, RuntimeChoice, make};
+
+    fn on_glommio<F: Future<Output = ()>>(body: impl FnOnce(Rc<Executor>) -> F + Send + 'static) {
+        let core = core_affinity::get_core_ids().unwrap().last().unwrap().id;
+        std::thread::spawn(move || make(RuntimeChoice::Glommio, core, &Preflight::check(1)).unwrap().0.run(body))
+            .join()
+            .unwrap()
+            .unwrap();
+    }
+
+    #[test]
+    fn room_in_the_send_queue_wakes_all_who_wait_but_for_those_who_left() {
+        on_glommio(|executor| async move {
+            let udp = Arc::new(GlommioUdp::new(UdpSocket::bind("127.0.0.1:0").unwrap(), &executor).unwrap());
+            udp.0.writable.full.set(true);
+            let mut leaver = Arc::clone(&udp).create_io_poller();
+            let mut first = Arc::clone(&udp).create_io_poller();
+            let mut second = Arc::clone(&udp).create_io_poller();
+            poll_fn(|cx| {
+                for poller in [&mut leaver, &mut first, &mut second] {
+                    assert!(poller.as_mut().poll_writable(cx).is_pending());
+                }
+                Poll::Ready(())
+            })
+            .await;
+            drop(leaver);
+            let first = poll_fn(|cx| first.as_mut().poll_writable(cx));
+            let second = poll_fn(|cx| second.as_mut().poll_writable(cx));
+            let (first, second) = futures::join!(first, second);
+            first.unwrap();
+            second.unwrap();
+            assert!(!udp.0.writable.full.get() && udp.0.writable.waiting.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_peek_waits_for_a_datagram_however_often_it_is_asked() {
+        on_glommio(|executor| async move {
+            let udp = GlommioUdp::new(UdpSocket::bind("127.0.0.1:0").unwrap(), &executor).unwrap();
+            let address = udp.local_addr().unwrap();
+            let mut buffer = vec![0; 65_536];
+            let mut receive = async || {
+                let mut meta = [RecvMeta::default()];
+                let count = poll_fn(|cx| udp.poll_recv(cx, &mut [IoSliceMut::new(&mut buffer)], &mut meta)).await;
+                (count.unwrap(), meta[0].len, buffer[0])
+            };
+            // More polls than a task of glommio can have wakers.
+            for _ in 0..70_000 {
+                let mut receiving = std::pin::pin!(receive());
+                poll_fn(|cx| {
+                    assert!(receiving.as_mut().poll(cx).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+            }
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            for byte in [7, 8] {
+                sender.send_to(&[byte; 100], address).unwrap();
+                assert_eq!(receive().await, (1, 100, byte));
+            }
+        });
+    }
+}

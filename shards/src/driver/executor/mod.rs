@@ -45,7 +45,9 @@ const SPIN_BEFORE_PARK: Duration = Duration::from_micros(50);
 pub enum ExecutorError {
     #[error(transparent)]
     Unavailable(#[from] RuntimeUnavailable),
-    #[error("core {core} cannot be had: the kernel refuses to pin a thread to it. It must be online and in this process's cpuset")]
+    #[error(
+        "core {core} cannot be had: the kernel refuses to pin a thread to it. It must be online and in this process's cpuset"
+    )]
     Core { core: usize },
     #[error("the tokio runtime did not start")]
     Tokio(#[source] io::Error),
@@ -90,8 +92,11 @@ pub(super) fn make(
         }
         used = RuntimeUsed { kind: RuntimeKind::Tokio, reason: format!("glommio cannot be had: {missing}") };
     }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(ExecutorError::Tokio)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(ExecutorError::Tokio)?;
     Ok((Ready::Tokio(runtime), used))
 }
 
@@ -150,13 +155,16 @@ impl Executor {
         self.kind
     }
 
-    /// Runs `future` beside what runs, on this thread.
+    /// Runs `future` beside what runs, on this thread. It isn't polled before this returns.
     pub(super) fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
         let id = self.next_task.replace(self.next_task.get() + 1);
         let (handle, registration) = AbortHandle::new_pair();
         self.tasks.borrow_mut().insert(id, handle);
         let executor = Rc::clone(self);
         let task = async move {
+            // Glommio runs a new task at once, within the call that spawns it. Whoever spawns may hold a borrow or, as quinn
+            // does, a lock that the task asks for.
+            yield_now().await;
             // The inner future is dropped with this block, before the task counts as ended.
             let outcome = AssertUnwindSafe(Abortable::new(future, registration)).catch_unwind().await;
             if let Err(panic) = outcome {

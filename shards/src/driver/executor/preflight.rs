@@ -316,10 +316,7 @@ fn explain_with(call: &str, error: &io::Error, disabled: &str) -> RuntimeUnavail
         ),
         (Some(libc::ENOMEM), _) => (
             "there is too little lockable memory".to_owned(),
-            format!(
-                "Raise the limit: `ulimit -l {}` or more, systemd `LimitMEMLOCK=`",
-                MEMLOCK_EXECUTOR_BYTES / 1024
-            ),
+            format!("Raise the limit: `ulimit -l {}` or more, systemd `LimitMEMLOCK=`", MEMLOCK_EXECUTOR_BYTES / 1024),
         ),
         (Some(libc::EMFILE | libc::ENFILE), _) => (
             "there are too many open files".to_owned(),

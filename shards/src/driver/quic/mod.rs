@@ -97,10 +97,7 @@ pub(super) fn prepare_socket(socket: &UdpSocket, config: &QuicConfig) -> io::Res
     socket.set_recv_buffer_size(config.socket_receive_bytes)?;
     socket.set_send_buffer_size(config.socket_send_bytes)?;
     // Linux reports twice what it grants, the other half being its bookkeeping.
-    Ok(SocketBuffers {
-        receive_bytes: socket.recv_buffer_size()? / 2,
-        send_bytes: socket.send_buffer_size()? / 2,
-    })
+    Ok(SocketBuffers { receive_bytes: socket.recv_buffer_size()? / 2, send_bytes: socket.send_buffer_size()? / 2 })
 }
 
 /// The TLS configuration can't carry QUIC.

@@ -16,8 +16,7 @@ pub(super) struct Client {
     pub(super) connection: Connection,
     pub(super) control: SendStream,
     replies: Incoming<Reply>,
-    /// Lives as long as the connection is to be driven.
-    _endpoint: Endpoint,
+    endpoint: Endpoint,
 }
 
 /// Messages of one stream.
@@ -48,11 +47,10 @@ impl<M: Message> Incoming<M> {
 impl Client {
     /// Connects without saying anything yet.
     pub(super) async fn connect(node: &Node) -> Self {
-        let (endpoint, connection) =
-            dial(node.handle.local_addr(), &node.certificate, Some(wire::ALPN)).await;
+        let (endpoint, connection) = dial(node.handle.local_addr(), &node.certificate, Some(wire::ALPN)).await;
         let connection = connection.unwrap();
         let (control, replies) = connection.open_bi().await.unwrap();
-        Self { connection, control, replies: Incoming::new(replies), _endpoint: endpoint }
+        Self { connection, control, replies: Incoming::new(replies), endpoint }
     }
 
     /// Connects and is welcomed.
@@ -84,6 +82,12 @@ impl Client {
 
     pub(super) async fn open_acks(&self) -> SendStream {
         self.connection.open_uni().await.unwrap()
+    }
+
+    /// Closes the connection, and waits until that is said.
+    pub(super) async fn leave(self) {
+        self.connection.close(0u32.into(), b"");
+        self.endpoint.wait_idle().await;
     }
 
     /// The code that the shard closes the connection with.

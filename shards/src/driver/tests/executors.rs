@@ -21,9 +21,8 @@ fn cores_of_thread(name: &str) -> Vec<String> {
     let mut found = Vec::new();
     for task in std::fs::read_dir("/proc/self/task").unwrap() {
         let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
-        let field = |key: &str| {
-            status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
-        };
+        let field =
+            |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned());
         if field("Name:").is_some_and(|named| named == name) {
             found.extend(field("Cpus_allowed_list:"));
         }
@@ -53,10 +52,7 @@ fn a_shard_runs_on_its_core_under_its_name_on_both_runtimes() {
 }
 
 /// Runs `body` on an executor of its own thread.
-fn on_executor<F, T>(
-    choice: RuntimeChoice,
-    body: impl FnOnce(Rc<Executor>) -> F + Send + 'static,
-) -> Result<T, String>
+fn on_executor<F, T>(choice: RuntimeChoice, body: impl FnOnce(Rc<Executor>) -> F + Send + 'static) -> Result<T, String>
 where
     F: Future<Output = T>,
     T: Send + 'static,

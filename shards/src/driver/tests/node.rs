@@ -8,8 +8,8 @@ use wire::{BackendId, Epoch, ErrorCode, Hello, Lineage, Operation, Position, Pos
 use crate::{
     Admission, BackendConfig, Change, Command, FromIngest, Image, Refusal, ShardConfig,
     driver::{
-        AdmissionAnswer, AuthorizedGateway, CellSignal, FromShard, QuicConfig, RingProducer, RuntimeChoice, ShardHandle,
-        ShardThread, ShardThreadConfig, core::Core, thread,
+        AdmissionAnswer, AuthorizedGateway, CellSignal, FromShard, QuicConfig, RingProducer, RuntimeChoice,
+        ShardHandle, ShardThread, ShardThreadConfig, core::Core, thread,
     },
 };
 
@@ -40,8 +40,12 @@ impl Options {
     pub(super) fn new(runtime: RuntimeChoice) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         // Buffers that need no privilege, so that a test's output has no warnings.
-        let quic =
-            QuicConfig { socket_receive_bytes: 100_000, socket_send_bytes: 100_000, flush_timeout_ms: 300, ..QuicConfig::default() };
+        let quic = QuicConfig {
+            socket_receive_bytes: 100_000,
+            socket_send_bytes: 100_000,
+            flush_timeout_ms: 300,
+            ..QuicConfig::default()
+        };
         Self { runtime, core: allowed_core(), socket, quic }
     }
 }

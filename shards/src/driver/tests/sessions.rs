@@ -62,9 +62,9 @@ fn a_change_reaches_the_gateway_and_its_ack_the_ingest_thread() {
             let mut acks = client.open_acks().await;
             ack(&mut acks, 1).await;
             node.settled_at(&at(6)).await;
-            client.connection.close(0u32.into(), b"");
+            client.leave().await;
+            node.until_no_sessions().await;
         });
-        block_on(node.until_no_sessions());
         node.stop();
     }
 }

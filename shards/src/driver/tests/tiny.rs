@@ -3,7 +3,10 @@
 use bytes::BytesMut;
 use wire::{Delivery, Epoch, Positions, Reply, Request, SlotTable, Welcome, encode_delivery};
 
-use crate::{CommandKind, ConnectionId, FilterSnapshot, Input, Millis, Output, ShardStats, SyncState, driver::core::Core};
+use crate::{
+    CommandKind, ConnectionId, FilterSnapshot, Input, Millis, Output, ShardStats, SubscriptionCounts, SyncState,
+    driver::core::Core,
+};
 
 #[derive(Default)]
 pub(super) struct Tiny {
@@ -68,11 +71,19 @@ impl Core for Tiny {
         None
     }
 
+    fn sync_version(&self) -> u64 {
+        0
+    }
+
     fn sync_state(&self) -> SyncState {
         SyncState::default()
     }
 
     fn stats(&self) -> ShardStats {
         ShardStats::default()
+    }
+
+    fn count_subscriptions(&self) -> SubscriptionCounts {
+        SubscriptionCounts::default()
     }
 }
