@@ -8,7 +8,7 @@ use super::{
     AppEvent, Change, GatewayCore, SessionId,
     fifo::{Effect, Entry, State},
     session::{Floor, Session},
-    subscriptions::{Subscription, SubscriptionRef},
+    subscriptions::{Phase, Subscription, SubscriptionRef},
     verify::{Verdict, Verifier},
 };
 
@@ -22,6 +22,8 @@ enum After {
     MayBeRemoved(SubscriptionRef),
     /// The subscription is gone at the node, as was asked.
     Forget(SubscriptionRef),
+    /// The subscription was bound before it was presented.
+    StartOver(SubscriptionRef),
 }
 
 impl GatewayCore {
@@ -43,6 +45,7 @@ impl GatewayCore {
             Ok(After::Nothing) => {}
             Ok(After::MayBeRemoved(reference)) => self.ask_for_removal(reference),
             Ok(After::Forget(reference)) => self.forget(reference),
+            Ok(After::StartOver(reference)) => self.start_over(reference),
             Err(what) => self.violated(id, what),
         }
     }
@@ -61,7 +64,7 @@ impl GatewayCore {
                     self.event(session, entry)?;
                 }
             }
-            Delivery::Bound(bound) => return self.bound(session, *bound).map(After::MayBeRemoved),
+            Delivery::Bound(bound) => return self.bound(session, *bound),
             Delivery::Heartbeat { last_seq, positions } => self.heartbeat(session, last_seq, positions)?,
             Delivery::Gap { seq, position, reason, handles } => self.gap(session, seq, position, reason, &handles)?,
             Delivery::Resync { seq, handle, reason, live_from } => {
@@ -122,7 +125,7 @@ impl GatewayCore {
         Ok(())
     }
 
-    fn bound(&mut self, session: &mut Session, bound: Bound) -> Result<SubscriptionRef, Violation> {
+    fn bound(&mut self, session: &mut Session, bound: Bound) -> Result<After, Violation> {
         let Bound { handle, key, live_from, leaves, .. } = bound;
         // One that is being removed comes first: the one that follows it has not been presented yet.
         let holder = self.subscriptions.condemned(&key).or_else(|| self.subscriptions.current(&key));
@@ -137,7 +140,7 @@ impl GatewayCore {
             return Err(format!("handle {} was bound twice", handle.0));
         }
         let floor_version = self.floor_version;
-        let Some(subscription) = self.subscriptions.get_mut(reference) else { return Ok(reference) };
+        let Some(subscription) = self.subscriptions.get_mut(reference) else { return Ok(After::Nothing) };
         match subscription.session.filter(|_| subscription.bound) {
             Some(id) if id == session.id => subscription.keep_floors(session, floor_version),
             Some(id) => {
@@ -149,6 +152,10 @@ impl GatewayCore {
         }
         subscription.session = Some(session.id);
         subscription.bound = true;
+        let presented = matches!(subscription.phase, Phase::Sent | Phase::Accepted);
+        if subscription.item.is_some() && !presented && !subscription.condemned && !subscription.handed.is_empty() {
+            return Ok(After::StartOver(reference));
+        }
         if subscription.item.is_none() {
             subscription.owner = session.partition();
             // Nobody could present its position, so what lies between is nobody's to send.
@@ -164,11 +171,11 @@ impl GatewayCore {
                 self.put(session, reference, event, ITEM_BYTES, effect);
             }
         }
-        let Some(subscription) = self.subscriptions.get_mut(reference) else { return Ok(reference) };
+        let Some(subscription) = self.subscriptions.get_mut(reference) else { return Ok(After::Nothing) };
         subscription.begin_at(&live_from);
         let event = AppEvent::Live { subscription: Arc::clone(&subscription.key), live_from, leaves };
         self.put(session, reference, event, ITEM_BYTES, Effect::None);
-        Ok(reference)
+        Ok(After::MayBeRemoved(reference))
     }
 
     fn heartbeat(&mut self, session: &mut Session, last_seq: u64, positions: Positions) -> Result<(), Violation> {

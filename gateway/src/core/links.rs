@@ -12,7 +12,7 @@ use predicate::MappingError;
 use wire::{ErrorCode, SlotTable, Welcome};
 
 use super::{
-    DisconnectReason, GatewayCore, Output, SessionId, TerminalError, Topology,
+    DisconnectReason, GatewayCore, Output, SYNC_HELD_MS, SessionId, TerminalError, Topology,
     jitter::backoff_ms,
     owner_of,
     session::{Place, Session, Stage},
@@ -212,6 +212,7 @@ impl GatewayCore {
             self.subscriptions.iter_mut().for_each(|(_, subscription)| subscription.verifier = None);
         }
         self.adopt(id, &welcome);
+        self.sync_at.get_or_insert(self.now.after(SYNC_HELD_MS));
 
         let link = &mut self.links[usize::from(partition)];
         link.session = Some(id);

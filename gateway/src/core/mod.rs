@@ -198,6 +198,10 @@ pub struct GatewayCore {
     floor_version: u64,
     outputs: VecDeque<Output>,
     counters: Counters,
+    /// Whether shards may be told that all has been presented. Not before the application has had the time to subscribe: a
+    /// shard binds what it knows of an earlier process by then, and no longer asks for positions.
+    sync_open: bool,
+    sync_at: Option<Millis>,
     over: bool,
     terminal: Option<TerminalError>,
 }
@@ -223,6 +227,8 @@ impl GatewayCore {
             floor_version: 0,
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            sync_open: false,
+            sync_at: None,
             over: false,
             terminal: None,
             config,
@@ -256,8 +262,10 @@ impl GatewayCore {
         self.outputs.pop_front()
     }
 
-    /// The next item for the application.
+    /// The next item for the application. Whoever asks for it has subscribed to what it had before, so shards may be told that
+    /// all has been presented.
     pub fn next_event(&mut self) -> Option<(Token, AppEvent)> {
+        self.open_sync();
         let subscriptions = &self.subscriptions;
         let (token, subscription, event) = self.fifo.hand(|reference| subscriptions.is_wanted(reference))?;
         if let (AppEvent::Closed { .. } | AppEvent::Rejected { .. }, Some(subscription)) = (&event, subscription) {
@@ -278,7 +286,8 @@ impl GatewayCore {
 
     /// The earliest time at which [`Input::Tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.sessions.values().filter_map(Session::deadline).min()
+        let sync_at = self.sync_at.filter(|_| !self.sync_open);
+        self.sessions.values().filter_map(Session::deadline).chain(sync_at).min()
     }
 
     /// Up to where the application is done with this subscription: what it may keep, and give back to the next process.
@@ -344,7 +353,18 @@ impl GatewayCore {
         self.outputs.push_back(Output::Request { session: id, request: Request::Hello(hello) });
     }
 
+    /// From here on shards are told when all has been presented to them.
+    fn open_sync(&mut self) {
+        if !std::mem::replace(&mut self.sync_open, true) {
+            let all: Vec<SessionId> = self.sessions.keys().copied().collect();
+            all.into_iter().for_each(|id| self.pump(id));
+        }
+    }
+
     fn tick(&mut self) {
+        if self.sync_at.is_some_and(|at| at <= self.now) {
+            self.open_sync();
+        }
         let late: Vec<SessionId> =
             self.sessions.values().filter(|s| s.deadline().is_some_and(|at| at <= self.now)).map(|s| s.id).collect();
         for id in late {
@@ -374,17 +394,15 @@ impl GatewayCore {
                     return;
                 }
                 self.drop_current(reference);
-            } else {
-                // The node bound it before the application asked for it, which now says what it is.
-                if !item.positions.is_empty() {
-                    subscription.handed = item.positions.clone();
-                    subscription.adopted = item.positions.clone();
-                    subscription.handed_version = self.floor_version;
-                    subscription.adopted_version = self.floor_version;
-                }
+            } else if item.positions.is_empty() {
+                // The node bound it before the application asked for it, and now it is known what it is.
                 subscription.item = Some(Arc::new(item));
                 subscription.phase = Phase::Idle;
                 self.present(reference);
+                return;
+            } else {
+                subscription.item = Some(Arc::new(item));
+                self.start_over(reference);
                 return;
             }
         }
@@ -398,6 +416,28 @@ impl GatewayCore {
         }
         let reference = self.subscriptions.insert(subscription);
         self.present(reference);
+    }
+
+    /// The node has bound a subscription, which it knew from before, without having been told the application's positions. It
+    /// takes positions for what it has not bound yet, so a new session is needed, in which they are presented in time.
+    fn start_over(&mut self, reference: SubscriptionRef) {
+        let Some(old) = self.subscriptions.get(reference) else { return };
+        let session = old.session.filter(|_| old.bound);
+        if let (true, Some(session)) = (old.ever_accepted, session) {
+            // It has items in the queue, which stay; its own positions are presented.
+            return self.move_on(session);
+        }
+        let Some(old) = self.subscriptions.remove(reference) else { return };
+        let Some(item) = old.item else { return };
+        let positions = item.positions.clone();
+        let mut subscription = Subscription::new(old.key, Some(item), positions);
+        subscription.owner = old.owner;
+        subscription.ever_sent = true;
+        let reference = self.subscriptions.insert(subscription);
+        match session {
+            Some(session) => self.move_on(session),
+            None => self.present(reference),
+        }
     }
 
     fn unsubscribe(&mut self, key: &SubscriptionKey) {
@@ -488,6 +528,10 @@ fn same_content(one: &SubscribeItem, other: &SubscribeItem) -> bool {
     let content = |item: &SubscribeItem| SubscribeItem { positions: Positions::default(), ..item.clone() };
     content(one) == content(other)
 }
+
+/// How long an application that has just connected may take to subscribe to what it had before, if it doesn't ask for items
+/// earlier.
+const SYNC_HELD_MS: u64 = 1_000;
 
 fn owner_of(slots: &SlotTable, item: &SubscribeItem) -> u16 {
     slots.owner(PlaceHash::of(&item.key.tenant, &item.collection))

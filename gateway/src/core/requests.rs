@@ -2,14 +2,14 @@
 //!
 //! Invariants:
 //! - At most [`MAX_UNANSWERED_REQUESTS`] of a session wait for their answer, of at most [`ITEMS_MAX`] items each.
-//! - `SyncDone` goes out once, after everything that a new session has to present.
+//! - `SyncDone` goes out once a session, after everything that it has to present.
 //! - A removal is asked for only where the subscription is bound, so that a handle which is bound later is never its own.
 
 use std::sync::Arc;
 
 use wire::{
-    ErrorCode, MAX_UNANSWERED_REQUESTS, Reply, Request, RequestId, ShardAddress, SubscribeItem, SubscribeResult,
-    SubscriptionKey,
+    ErrorCode, MAX_UNANSWERED_REQUESTS, Registration, Reply, Request, RequestId, ShardAddress, SubscribeItem,
+    SubscribeResult, SubscriptionKey,
 };
 
 use super::{
@@ -124,8 +124,9 @@ impl GatewayCore {
                 (Request::Unsubscribe { request, keys }, Unanswered::Unsubscribe(references))
             } else if !session.to_present.is_empty() {
                 let Some((references, items)) = self.take_items(&mut session, &mut too_large) else { continue };
-                (Request::Subscribe { request, items }, Unanswered::Subscribe(references))
-            } else if !session.sync_sent {
+                let unanswered = Unanswered::Subscribe { subscriptions: references, late: session.sync_sent };
+                (Request::Subscribe { request, items }, unanswered)
+            } else if self.sync_open && !session.sync_sent {
                 session.sync_sent = true;
                 (Request::SyncDone { request }, Unanswered::SyncDone)
             } else {
@@ -204,7 +205,7 @@ impl GatewayCore {
 
     fn subscribed(&mut self, id: SessionId, request: RequestId, results: Vec<SubscribeResult>) {
         let asked = self.sessions.get_mut(&id).and_then(|session| session.unanswered.remove(&request));
-        let Some(Unanswered::Subscribe(references)) = asked else {
+        let Some(Unanswered::Subscribe { subscriptions: references, late }) = asked else {
             return self.violated(id, format!("it answers subscribe {request:?}, which was not asked"));
         };
         if references.len() != results.len() {
@@ -217,9 +218,15 @@ impl GatewayCore {
                 continue;
             }
             match result {
-                SubscribeResult::Accepted { .. } => {
+                SubscribeResult::Accepted { registration, .. } => {
+                    let first = !std::mem::replace(&mut subscription.ever_accepted, true);
+                    let presented = subscription.item.as_ref().is_some_and(|item| !item.positions.is_empty());
                     subscription.phase = Phase::Accepted;
                     subscription.redirects = 0;
+                    if registration == Registration::Renewed && first && late && presented && !subscription.condemned {
+                        // It was bound before its positions came. That ends this session, and what else was asked in it.
+                        return self.start_over_at(id, reference);
+                    }
                     self.ask_for_removal(reference);
                 }
                 SubscribeResult::NotOwner { owner } => {
@@ -233,6 +240,16 @@ impl GatewayCore {
             }
         }
         self.pump(id);
+    }
+
+    /// [`GatewayCore::start_over`] for one whose handle may still be on its way: what comes by it is not for this subscription.
+    fn start_over_at(&mut self, id: SessionId, reference: SubscriptionRef) {
+        if let Some(subscription) = self.subscriptions.get_mut(reference) {
+            subscription.ever_accepted = false;
+            subscription.session = Some(id);
+            subscription.bound = true;
+        }
+        self.start_over(reference);
     }
 
     /// Presents a subscription to the shard that owns it, as another one says.

@@ -33,7 +33,11 @@ pub(super) struct Floor {
 
 #[derive(Debug)]
 pub(super) enum Unanswered {
-    Subscribe(Vec<SubscriptionRef>),
+    /// `late`: after the shard was told that all has been presented.
+    Subscribe {
+        subscriptions: Vec<SubscriptionRef>,
+        late: bool,
+    },
     Unsubscribe(Vec<SubscriptionRef>),
     SyncDone,
 }

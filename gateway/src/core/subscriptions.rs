@@ -43,6 +43,8 @@ pub(super) struct Subscription {
     pub(super) phase: Phase,
     /// Whether a node may have heard of it.
     pub(super) ever_sent: bool,
+    /// Whether a node has accepted it since it was made.
+    pub(super) ever_accepted: bool,
     /// The session that it was presented to or bound in.
     pub(super) session: Option<SessionId>,
     /// Whether a handle stands for it in that session.
@@ -73,6 +75,7 @@ impl Subscription {
             owner: 0,
             phase: Phase::Idle,
             ever_sent: false,
+            ever_accepted: false,
             session: None,
             bound: false,
             condemned: false,
