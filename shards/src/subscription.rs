@@ -14,6 +14,13 @@ pub(crate) struct SubId {
     stamp: u32,
 }
 
+#[cfg(test)]
+impl SubId {
+    pub(crate) fn of_test(slot: u32) -> Self {
+        Self { slot, stamp: 0 }
+    }
+}
+
 /// A Gateway's place in the shard's list of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GatewayId(pub(crate) u32);

@@ -120,6 +120,13 @@ impl Entry {
         entry
     }
 
+    #[cfg(test)]
+    pub(crate) fn test_target() -> (GatewayId, Target) {
+        let sub = SubId::of_test(0);
+        let (transition, certainty) = (Transition::Enter, Certainty::Matched);
+        (GatewayId(0), Target { sub, group: 0, transition, certainty, settled: false })
+    }
+
     pub(crate) fn slice(&self, gateway: GatewayId) -> Option<&Slice> {
         self.slices.iter().find(|slice| slice.gateway == gateway)
     }

@@ -55,3 +55,100 @@ impl Marks {
         Some(*last)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smallvec::SmallVec;
+    use wire::{Lineage, Operation};
+
+    use super::*;
+    use crate::outbox::{Entry, LogLimits, Settle, What};
+
+    fn position(backend: u32, lineage: u64, time: u64) -> Position {
+        Position { backend: BackendId(backend), lineage: Lineage(lineage), time, k: 1 }
+    }
+
+    /// A log of one target an entry, and the marks beside it.
+    struct Pair {
+        log: Log,
+        marks: Marks,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let limits = LogLimits { bytes_max: 1 << 20, events_max: 100 };
+            Self { log: Log::new(limits), marks: Marks::default() }
+        }
+
+        fn owe(&mut self, position: Position) -> u64 {
+            let previous = self.marks.received().get(position.backend).copied();
+            let what = What::Event { operation: Operation::Insert, groups: SmallVec::new() };
+            let number = self.log.append(Entry::new(position, previous, what, [Entry::test_target()]));
+            self.marks.receive(position);
+            number
+        }
+
+        fn settle(&mut self, number: u64) {
+            assert!(self.log.settle(Settle { number, target: 0 }));
+            assert!(!self.log.settle(Settle { number, target: 0 }), "settled once");
+        }
+
+        fn settled(&self, backend: u32) -> Option<u64> {
+            self.marks.settled(&self.log).get(BackendId(backend)).map(|position| position.time)
+        }
+    }
+
+    #[test]
+    fn each_backend_settles_by_itself() {
+        let mut pair = Pair::new();
+        let first = pair.owe(position(1, 1, 10));
+        assert_eq!(pair.settled(1), None, "nothing came before it");
+        pair.marks.receive(position(2, 1, 5));
+        let second = pair.owe(position(2, 1, 6));
+        let third = pair.owe(position(1, 1, 11));
+        pair.marks.receive(position(1, 1, 20));
+        assert_eq!((pair.settled(1), pair.settled(2)), (None, Some(5)));
+        pair.settle(third);
+        assert_eq!(pair.settled(1), None, "the first one is still owed");
+        pair.settle(first);
+        assert_eq!((pair.settled(1), pair.settled(2)), (Some(20), Some(5)));
+        pair.settle(second);
+        assert_eq!(pair.settled(2), Some(6));
+    }
+
+    #[test]
+    fn settled_is_just_before_what_is_owed() {
+        let mut pair = Pair::new();
+        pair.marks.receive(position(1, 1, 3));
+        pair.marks.receive(position(1, 1, 7));
+        let first = pair.owe(position(1, 1, 8));
+        pair.marks.receive(position(1, 1, 9));
+        let second = pair.owe(position(1, 1, 12));
+        assert_eq!(pair.settled(1), Some(7));
+        pair.settle(first);
+        assert_eq!(pair.settled(1), Some(9));
+        pair.settle(second);
+        assert_eq!(pair.settled(1), Some(12));
+    }
+
+    #[test]
+    fn what_leaves_the_log_holds_nothing_back() {
+        let mut pair = Pair::new();
+        pair.marks.receive(position(1, 1, 1));
+        pair.owe(position(1, 1, 2));
+        assert_eq!(pair.settled(1), Some(1));
+        pair.log.evict();
+        assert_eq!(pair.settled(1), Some(2));
+    }
+
+    #[test]
+    fn another_lineage_waits_for_what_is_owed_of_the_old_one() {
+        let mut pair = Pair::new();
+        pair.marks.receive(position(1, 1, 50));
+        let old = pair.owe(position(1, 1, 51));
+        pair.marks.receive(position(1, 2, 4));
+        assert_eq!(pair.settled(1), Some(50));
+        pair.settle(old);
+        assert_eq!(pair.settled(1), Some(4));
+    }
+}

@@ -327,6 +327,10 @@ impl Shard {
         }
         let handle = self.subs.get(id).and_then(|sub| sub.bound_in(session)).map(|binding| binding.handle);
         if let Some(handle) = handle {
+            // A heartbeat that waits would claim that what it was owed has been sent.
+            if let Some(session) = self.gateways.session_mut(gateway) {
+                session.drop_heartbeat();
+            }
             self.queue(gateway, Item::Closed { handle, reason }, out);
         }
     }

@@ -15,11 +15,14 @@ impl Shard {
             self.refuse(gateway, ErrorCode::ProtocolViolation, "a second hello on one connection".into(), out);
             return;
         }
-        let gateway = self.gateways.open(name);
-        if self.gateways.session(gateway).is_some() {
+        if let Some(gateway) = self.gateways.find(name)
+            && self.gateways.session(gateway).is_some()
+        {
             self.stats.sessions_superseded += 1;
             self.refuse(gateway, ErrorCode::Superseded, format!("a newer session of Gateway {name} took over"), out);
         }
+        // Only now: one that had nothing but the old session was forgotten with it.
+        let gateway = self.gateways.open(name);
         let Some(known) = self.gateways.get_mut(gateway) else { return };
         known.session = Some(Session::new(connection, can_verify, self.time));
         self.connections.insert(connection, gateway);

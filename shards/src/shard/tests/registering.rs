@@ -202,6 +202,15 @@ fn too_many_unanswered_requests_end_the_session() {
 }
 
 #[test]
+fn a_gateway_with_nothing_but_a_session_may_come_again() {
+    let mut world = World::new();
+    let old = world.hello("g");
+    let new = world.hello("g");
+    assert_eq!(world.closed, [(old, ErrorCode::Superseded)]);
+    assert!(matches!(world.replies.last(), Some((to, Reply::Welcome(_))) if *to == new));
+}
+
+#[test]
 fn strays_are_harmless() {
     let mut world = World::new();
     let stranger = ConnectionId(99);
