@@ -1,6 +1,7 @@
 //! The node: what runs once per process.
 pub mod affinity;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -1,1 +1,7 @@
-fn main(){}
+//! The program `streamer`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    streamer::cli::main()
+}

@@ -352,7 +352,9 @@ impl fmt::Display for Problems {
 impl Config {
     /// Reads the file given (or named by `STREAMER_CONFIG`, or none) and the process's environment.
     pub fn load(file: Option<PathBuf>) -> Result<Self, Problems> {
-        let file = file.or_else(|| std::env::var_os(FILE_VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from));
+        let file = file
+            .or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from))
+            .filter(|name| !name.as_os_str().is_empty());
         let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
         let mut problems = Vec::new();
         let mut readable = Vec::new();
@@ -372,7 +374,7 @@ impl Config {
             None => String::new(),
             Some(path) => std::fs::read_to_string(path).map_err(|error| {
                 Problems(vec![Problem {
-                    origin: Origin::File { path: Arc::new(path.clone()), line: 1 },
+                    origin: Origin::File { path: Arc::new(path.clone()), line: 0 },
                     key: String::new(),
                     value: None,
                     message: format!(

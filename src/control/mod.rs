@@ -19,7 +19,7 @@ pub mod registry;
 mod server;
 mod state;
 
-pub use credentials::Credentials;
+pub use credentials::{Credentials, hash_token};
 pub use registry::{ShardChannels, ShardReceivers, ShardSenders, channels};
 pub use server::{ControlDeps, ControlHandle, StartError, start};
 pub use state::{Health, NodeState, ShardPlace, Topology};

@@ -1,0 +1,18 @@
+//! Logging, set up in one place: on stderr, as text or JSON.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::config::LogFormat;
+
+/// Starts logging. `level` is one that the configuration has accepted.
+pub(super) fn init(level: &str, format: LogFormat) {
+    let filter = level.parse::<EnvFilter>().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // It fails only where somebody has set up logging already, and then there is a log.
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}

@@ -1,0 +1,67 @@
+//! `streamer run`: a node until it is told to stop.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{ConfigFile, Failed, log};
+use crate::node::Node;
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+/// What a process ended by a second Ctrl-C exits with.
+const INTERRUPTED: i32 = 130;
+
+pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
+    let config = args.config.load()?;
+    log::init(&config.log.level, config.log.format);
+    match &config.file {
+        Some(file) => tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting"),
+        None => tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting with the built-in configuration"),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before the node starts, so that a signal while it does is not the default one.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let node = Node::start(config)?;
+    runtime.block_on(async move {
+        let failed = tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "told to stop; once more ends it at once");
+                false
+            }
+            () = node.failed() => {
+                tracing::error!("a thread of the node has ended by itself");
+                true
+            }
+        };
+        let stopping = tokio::task::spawn_blocking(move || node.stop());
+        tokio::select! {
+            stopped = stopping => stopped??,
+            _ = signals.next() => std::process::exit(INTERRUPTED),
+        }
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
