@@ -150,7 +150,6 @@ impl Shared {
                         // Whoever would have sent it is on its way to saying that the connection is gone.
                         let _ = session.requests.send(request);
                     }
-                    self.changed.notify_waiters();
                 }
                 Output::Ack { session, ack } => {
                     if let Some(session) = state.sessions.get(&session) {

@@ -182,7 +182,10 @@ async fn receive_replies(shared: Arc<Shared>, id: SessionId, mut stream: RecvStr
         }
         loop {
             match decoder.next() {
-                Ok(Some(reply)) => shared.input(Input::Reply { session: id, reply }),
+                Ok(Some(reply)) => {
+                    shared.input(Input::Reply { session: id, reply });
+                    shared.changed.notify_waiters();
+                }
                 Ok(None) => break,
                 Err(error) => return Stop::Wire(error),
             }
