@@ -438,6 +438,7 @@ fn quic_config(config: &Config) -> QuicConfig {
         idle_timeout_ms: u32::try_from(quic.idle_timeout.as_millis()).unwrap_or(u32::MAX),
         send_window_bytes: quic.send_window,
         newcomers_max: usize::try_from(quic.max_incoming).unwrap_or(usize::MAX),
+        sessions_max: usize::try_from(quic.max_sessions).unwrap_or(usize::MAX),
         gso: quic.gso,
         ..QuicConfig::default()
     }

@@ -8,7 +8,8 @@ use crate::config::LogFormat;
 
 /// Starts logging. `level` is one that the configuration has accepted.
 pub(super) fn init(level: &str, format: LogFormat) {
-    let filter = level.parse::<EnvFilter>().unwrap_or_else(|_| EnvFilter::new("info"));
+    // What is said of these later, in the configuration, wins.
+    let filter = format!("{QUIETER},{level}").parse::<EnvFilter>().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // It fails only where somebody has set up logging already, and then there is a log.
     let _ = match format {
@@ -16,3 +17,6 @@ pub(super) fn init(level: &str, format: LogFormat) {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
 }
+
+/// Libraries that speak of their own upkeep at INFO, which is nothing that an operator must know.
+const QUIETER: &str = "fjall=warn,lsm_tree=warn";

@@ -200,7 +200,6 @@ pub struct Mongodb {
     pub pre_images: PreImages,
     /// Only these; empty: all within the scope.
     pub namespaces: Vec<Namespace>,
-    pub oversize: Oversize,
 }
 
 impl fmt::Debug for Mongodb {
@@ -210,7 +209,6 @@ impl fmt::Debug for Mongodb {
             .field("scope", &self.scope)
             .field("pre_images", &self.pre_images)
             .field("namespaces", &self.namespaces)
-            .field("oversize", &self.oversize)
             .finish()
     }
 }
@@ -234,15 +232,6 @@ pub struct Namespace {
     pub database: String,
     /// `None`: every collection of the database.
     pub collection: Option<String>,
-}
-
-/// What becomes of an event that is too large to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Oversize {
-    /// The backend stops, and the node says what to do.
-    Fail,
-    /// It is skipped and told as a gap.
-    Skip,
 }
 
 #[derive(Clone, Debug)]

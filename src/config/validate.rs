@@ -7,8 +7,8 @@ use wire::BackendId;
 
 use super::{
     Admin, Advertise, Affinity, Backend, BackendKind, Checkpoint, Config, Deletes, Embedded, Gateway, Given, Http,
-    Ingest, Limits, Log, LogFormat, Missing, Mongodb, Namespace, Node, Origin, Oversize, PreImages, Problem, Quic,
-    Runtime, Scope, Tenants, Tls, TlsFiles, TokenHash, raw::Table, read::Section, redact_uri,
+    Ingest, Limits, Log, LogFormat, Missing, Mongodb, Namespace, Node, Origin, PreImages, Problem, Quic, Runtime,
+    Scope, Tenants, Tls, TlsFiles, TokenHash, raw::Table, read::Section, redact_uri,
 };
 use crate::affinity::Cores;
 
@@ -323,7 +323,7 @@ fn backend(section: &mut Section<'_>, data_dir: &std::path::Path, is_syntrix: bo
 /// `absent`: the backend is of another kind, where these keys must not be set.
 fn mongodb(section: &mut Section<'_>, absent: bool) -> Option<Mongodb> {
     if absent {
-        for key in ["uri", "scope", "pre_images", "namespaces", "oversize"] {
+        for key in ["uri", "scope", "pre_images", "namespaces"] {
             if section.is_given(key) {
                 let origin = section.origin().clone();
                 section.refuse(key, origin, None, "is set, but goes with kind = \"mongodb\" only".into());
@@ -341,7 +341,6 @@ fn mongodb(section: &mut Section<'_>, absent: bool) -> Option<Mongodb> {
         PreImages::WhenAvailable,
         &[("when_available", PreImages::WhenAvailable), ("expected", PreImages::Expected)],
     );
-    let oversize = section.choice("oversize", Oversize::Fail, &[("fail", Oversize::Fail), ("skip", Oversize::Skip)]);
     let mut namespaces = Vec::new();
     if let Some(Given { value, origin }) = section.texts("namespaces") {
         for text in value {
@@ -361,7 +360,7 @@ fn mongodb(section: &mut Section<'_>, absent: bool) -> Option<Mongodb> {
         let message = "is not a MongoDB connection string; allowed: mongodb://… or mongodb+srv://…";
         section.refuse("uri", uri.origin, Some(shown), message.into());
     }
-    Some(Mongodb { uri: uri.value, scope, pre_images, namespaces, oversize })
+    Some(Mongodb { uri: uri.value, scope, pre_images, namespaces })
 }
 
 fn namespace(text: &str, scope: &Scope) -> Result<Namespace, String> {

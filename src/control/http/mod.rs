@@ -3,6 +3,7 @@
 //! Invariants:
 //! - Every answer that isn't a success is `{"code": …, "message": …}`, those of unknown paths and methods included.
 //! - Who calls is known from the bearer token before anything of the body is looked at.
+//! - In open mode only what was sent on this machine is answered: nothing that a web page of elsewhere made a browser send.
 //! - At most [`REQUESTS_MAX`] requests are worked on at once, and [`BODIES_MAX`] of those that carry documents.
 
 mod documents;
@@ -20,7 +21,10 @@ use axum::{
         DefaultBodyLimit, Request, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    http::{
+        HeaderMap, StatusCode,
+        header::{AUTHORIZATION, HOST, ORIGIN},
+    },
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
@@ -32,6 +36,7 @@ use wire::ErrorCode;
 
 use super::{
     credentials::{Credentials, Denied},
+    names_loopback,
     registry::Registry,
     state::{NodeState, Topology},
 };
@@ -121,6 +126,7 @@ pub(in crate::control) fn router(app: Arc<App>) -> Router {
         .merge(health)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(app.clone(), not_from_elsewhere))
         .with_state(app)
 }
 
@@ -132,6 +138,21 @@ async fn not_found(request: Request) -> ApiError {
 async fn method_not_allowed(request: Request) -> ApiError {
     let message = format!("{} can't be used on {}", request.method(), request.uri().path());
     ApiError { status: StatusCode::METHOD_NOT_ALLOWED, code: "METHOD_NOT_ALLOWED", message }
+}
+
+/// Without tokens, who may ask is decided by who can reach loopback. A browser can, on behalf of any page: it then names the page in
+/// `Origin`, or in `Host` where the page's name was made to mean this machine.
+async fn not_from_elsewhere(State(app): Shared, request: Request, next: Next) -> Result<Response, ApiError> {
+    if app.credentials.is_open() {
+        let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        let origin = text(ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+        if let Some(elsewhere) = [origin, text(HOST)].into_iter().flatten().find(|host| !names_loopback(host)) {
+            let message =
+                format!("{elsewhere:?} is not this machine; allowed while no [[gateways]] are configured: localhost");
+            return Err(ApiError::of(ErrorCode::Forbidden, message));
+        }
+    }
+    Ok(next.run(request).await)
 }
 
 async fn one_of_many(State(app): Shared, request: Request, next: Next) -> Response {

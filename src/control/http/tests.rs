@@ -469,3 +469,21 @@ async fn unknown_paths_methods_and_large_bodies_answer_in_the_same_form() {
     let large = json!({"text": "x".repeat(70_000)});
     node.refused(Method::PUT, "/v1/documents/t/c/d", None, large, 413, "INVALID_REQUEST").await;
 }
+
+#[tokio::test]
+async fn a_web_page_of_elsewhere_can_do_nothing_in_open_mode() {
+    let (open, guarded) = (node(""), guarded());
+    for (header, value, allowed) in [
+        ("origin", "https://example.org", false),
+        ("origin", "null", false),
+        ("host", "rebound.example.org:8083", false),
+        ("origin", "http://localhost:3000", true),
+        ("host", "127.0.0.1:8083", true),
+    ] {
+        for (node, allowed) in [(&open, allowed), (&guarded, true)] {
+            let request = Request::builder().uri("/health/live").header(header, value).body(Body::empty()).unwrap();
+            let status = node.router.clone().oneshot(request).await.unwrap().status();
+            assert_eq!(status.as_u16(), if allowed { 200 } else { 403 }, "{header}: {value}");
+        }
+    }
+}
