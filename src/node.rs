@@ -318,9 +318,26 @@ fn listen_quic(config: &Config, shards: usize) -> Result<Vec<UdpSocket>, NodeErr
         .map(|shard| {
             let port = if first.port() == 0 { 0 } else { first.port().saturating_add(shard as u16) };
             let address = SocketAddr::new(first.ip(), port);
-            UdpSocket::bind(address).map_err(|error| NodeError::Listen { what: "QUIC address", address, error })
+            bind_udp(address).map_err(|error| NodeError::Listen { what: "QUIC address", address, error })
         })
         .collect()
+}
+
+/// Tries again for a moment while the port is taken: after kill -9 of a node on glommio, the kernel closes what its rings held some
+/// milliseconds after the process is gone, and whoever restarts it at once would find the port in use.
+#[allow(clippy::disallowed_methods, reason = "the thread that starts the node is no shard's")]
+fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    const TRIED_FOR: Duration = Duration::from_secs(1);
+    const LOOK_EVERY: Duration = Duration::from_millis(10);
+    let deadline = Instant::now() + TRIED_FOR;
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(LOOK_EVERY);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn advertised(config: &Config, sockets: &[UdpSocket]) -> Result<Vec<ShardAddress>, NodeError> {
