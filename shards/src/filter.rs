@@ -93,6 +93,13 @@ impl Filter {
         self.published.version
     }
 
+    /// A version after all that there were: the ingest thread will say when it has seen it, though the keys are the same.
+    pub(crate) fn raise(&mut self) -> u64 {
+        self.published.version += 1;
+        self.changed = true;
+        self.published.version
+    }
+
     pub(crate) fn remove(&mut self, key: FilterKey) {
         let Some(known) = self.keys.get_mut(&key.0) else {
             debug_assert!(false, "a key is removed that was never added");

@@ -18,6 +18,9 @@ pub(crate) struct Gateway {
     pub(crate) name: Arc<str>,
     /// Ordered, so that what is done for all of them is done in the same order on every run.
     pub(crate) subscriptions: BTreeMap<SubscriptionKey, SubId>,
+    /// The filter's version when its first subscription came. The ingest thread sees it once the Gateway's name would survive a
+    /// crash of the node; none of its subscriptions is live before.
+    pub(crate) named_at: u64,
     pub(crate) log: VecDeque<u64>,
     /// Its targets in entries before this number are settled.
     pub(crate) cleared: u64,
@@ -47,6 +50,7 @@ impl Gateways {
         let new = Gateway {
             name: name.clone(),
             subscriptions: BTreeMap::new(),
+            named_at: 0,
             log: VecDeque::new(),
             cleared: 0,
             session: None,

@@ -1,5 +1,6 @@
 //! What a shard counts. All but the gauges at the end only grow.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use wire::{Positions, ResyncReason};
@@ -106,6 +107,8 @@ pub struct SyncState {
     pub version: u64,
     /// Gateways that have presented all their subscriptions since the start.
     pub synced: Vec<Arc<str>>,
+    /// Gateways with subscriptions: those that a restarting node is to wait for.
+    pub gateways: BTreeSet<Arc<str>>,
     /// The lowest position presented for each backend and lineage before the ingest thread's first `FilterSeen`.
     pub lowest_wanted: Vec<wire::Position>,
 }
@@ -122,6 +125,19 @@ impl SyncState {
                 None if room => self.lowest_wanted.push(*position),
                 None => continue,
             }
+            self.version += 1;
+        }
+    }
+
+    /// True for one that had no subscription.
+    pub(crate) fn registered(&mut self, gateway: &Arc<str>) -> bool {
+        let new = self.gateways.insert(gateway.clone());
+        self.version += u64::from(new);
+        new
+    }
+
+    pub(crate) fn gone(&mut self, gateway: &str) {
+        if self.gateways.remove(gateway) {
             self.version += 1;
         }
     }

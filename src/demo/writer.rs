@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -103,7 +104,12 @@ pub(super) async fn write(
             let writes: Vec<_> = ready.drain(..).map(document_write).collect();
             submitted.scheduled(due, writes.len());
             let store = store.clone();
-            in_flight.push_back(async move { store.write(writes).await });
+            let mut write = Box::pin(async move { store.write(writes).await });
+            // The first poll queues it: only so are the writes in the order in which they were made.
+            match futures::poll!(write.as_mut()) {
+                Poll::Ready(receipt) => done += acknowledged(receipt, &submitted)?,
+                Poll::Pending => in_flight.push_back(write),
+            }
         }
         if made >= total {
             break;

@@ -15,8 +15,9 @@
 //! - Everything goes to the application in one queue. An item takes effect (position adopted, `done` told) once all items
 //!   before it, of whatever session, are done.
 //! - An event at or below the position that its subscription was last handed is dropped. There is no set of seen ids.
-//! - What is presented on reconnect is the handed position, because what was handed is still in the queue, ahead of
-//!   everything that the new session can bring. What the application may keep is the adopted position.
+//! - What is presented on reconnect is the adopted position, which is also what the application may keep: presenting a position
+//!   says that everything up to it is done. What was handed and isn't done comes again, is dropped, and counts as done once
+//!   everything before it in the queue is.
 //! - `seq` of a session is 1, 2, 3 … without a hole. A hole ends the session, and the next one brings what was missing.
 
 mod delivery;

@@ -176,7 +176,7 @@ impl GatewayCore {
             let subscription = self.subscriptions.get_mut(reference).filter(|s| s.phase == Phase::Queued);
             let item = subscription.as_ref().and_then(|subscription| subscription.item.clone());
             if let (Some(subscription), Some(item)) = (subscription, item) {
-                let positions = subscription.handed.clone();
+                let positions = subscription.adopted.clone();
                 let item = SubscribeItem { positions, ..item.as_ref().clone() };
                 let item_bytes = bytes_at_most(&item);
                 if LIST_BYTES + item_bytes > session.max_body_bytes {

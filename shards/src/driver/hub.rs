@@ -135,10 +135,11 @@ impl<C: Core> Hub<C> {
     pub(super) fn publish(&self, cells: &mut CellWriter) {
         let mut core = self.core.borrow_mut();
         cells.settled(core.settled());
+        // Before the filter: whoever sees a filter sees the Gateways whose subscriptions it holds.
+        cells.sync(core.sync_version(), || core.sync_state());
         if let Some(filter) = core.take_filter() {
             cells.filter(filter);
         }
-        cells.sync(core.sync_version(), || core.sync_state());
     }
 
     pub(super) fn publish_stats(&self, cells: &mut CellWriter, ring: RingStats) {

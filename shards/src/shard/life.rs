@@ -37,7 +37,15 @@ impl Shard {
         };
         let SubscribeItem { key, collection, positions, .. } = item;
         let filter_key = self.index.filter_key(&key.tenant, &collection, &admission.predicate);
-        let filter_version = self.filter.add(filter_key);
+        let added_at = self.filter.add(filter_key);
+        let mut named_at = 0;
+        if let Some(known) = self.gateways.get_mut(gateway) {
+            if self.sync.registered(&known.name) {
+                known.named_at = self.filter.raise();
+            }
+            named_at = known.named_at;
+        }
+        let filter_version = added_at.max(named_at);
         let tenant = key.tenant.clone();
         let sub = self.subs.insert(Subscription {
             gateway,
@@ -292,6 +300,9 @@ impl Shard {
             }
             let Some(gateway) = self.gateways.get_mut(sub.gateway) else { continue };
             gateway.subscriptions.remove(&sub.key);
+            if gateway.subscriptions.is_empty() && reason != CloseReason::Replaced {
+                self.sync.gone(&gateway.name);
+            }
             match reason {
                 CloseReason::Replaced => {}
                 CloseReason::Expired => {

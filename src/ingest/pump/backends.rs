@@ -149,6 +149,7 @@ impl Pump {
         let Some(identity) = &backend.identity else { return };
         backend.phase = Phase::Reading;
         backend.error = None;
+        let first = self.core.resume_point(index).is_none();
         let token = backend
             .saved
             .as_ref()
@@ -165,7 +166,10 @@ impl Pump {
         self.take_out();
         self.progress_at = Some(Instant::now() + PROGRESS_EVERY);
         // A place to go on from must exist before the first delivery, or a node that dies young would forget it.
-        self.checkpoint_at = Instant::now();
+        if first {
+            self.begun = true;
+            self.checkpoint_at = Instant::now();
+        }
     }
 
     fn failed(&mut self, index: usize, error: SourceError) {

@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{GATEWAYS_CHECKPOINT_AFTER, Pump};
+use super::Pump;
 use crate::checkpoint::{BackendCheckpoint, Checkpoint, CheckpointError, CheckpointStore};
 
 impl Pump {
     pub(super) fn start_checkpoint(&mut self) {
         let now = Instant::now();
+        // One at a time; the next look at the cells asks again.
+        self.checkpoint_at = now + self.config.checkpoint_every;
         if self.save.is_some() {
-            self.checkpoint_at = now + GATEWAYS_CHECKPOINT_AFTER;
             return;
         }
-        self.checkpoint_at = now + self.config.checkpoint_every;
         self.events_at_checkpoint = self.core.counters().events;
         let Some(checkpoint) = self.checkpoint() else { return };
         if self.written.as_ref() == Some(&checkpoint) {
             self.status.checkpointed(self.started.elapsed().as_millis() as u64);
+            self.begun = false;
             return;
         }
         let Some(mut store) = self.store.take() else { return };
@@ -53,7 +54,10 @@ impl Pump {
                 self.picture.checkpoints_written += 1;
                 self.picture.checkpoint_error = None;
                 self.status.checkpointed(self.started.elapsed().as_millis() as u64);
+                self.named = checkpoint.gateways.iter().cloned().collect();
                 self.written = Some(checkpoint);
+                self.look_at_cells();
+                self.begun = false;
             }
             Err(error) => {
                 self.picture.checkpoints_failed += 1;

@@ -5,12 +5,14 @@
 //! - The shards' cells are looked at before every batch and at every wait.
 //! - A stream is reopened at the core's resume point, never "now" by accident.
 //! - A checkpoint is written only of what the core calls settled.
+//! - A shard's filter is used only once the checkpoint names the Gateways whose subscriptions it holds: no subscription is live whose
+//!   Gateway a restarting node wouldn't wait for.
 
 mod backends;
 mod checkpoints;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -45,9 +47,6 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// How often the picture of the thread is published, while something changes.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
-
-/// A set of Gateways that has changed is written down this soon, so that a node that dies young waits for them.
-const GATEWAYS_CHECKPOINT_AFTER: Duration = Duration::from_millis(200);
 
 /// How long a wait for room in a ring lasts before the cells are looked at again.
 const ROOM_POLL: Duration = Duration::from_millis(5);
@@ -139,6 +138,11 @@ pub struct Pump {
     checkpoint_at: Instant,
     events_at_checkpoint: u64,
     written: Option<Checkpoint>,
+    /// Gateways that the checkpoint names.
+    named: HashSet<String>,
+    /// A stream has been opened, and the place that it began at isn't written down yet: nothing is read until it is, nor before the
+    /// filters of the Gateways that are back are in use.
+    begun: bool,
     store: Option<Box<dyn CheckpointStore>>,
     save: Option<Save>,
     picture: IngestPicture,
@@ -193,6 +197,8 @@ impl Pump {
             progress_at: None,
             checkpoint_at: now,
             events_at_checkpoint: 0,
+            named: saved.iter().flat_map(|saved| saved.gateways.iter().cloned()).collect(),
+            begun: false,
             written: saved,
             save: None,
             picture: IngestPicture {
@@ -241,7 +247,7 @@ impl Pump {
         tokio::select! {
             biased;
             _ = self.phase.changed() => {}
-            said = self.from_readers.recv() => {
+            said = self.from_readers.recv(), if !self.begun => {
                 if let Some(said) = said {
                     self.hear(said);
                 }
@@ -302,19 +308,21 @@ impl Pump {
         for index in 0..self.links.len() {
             let shard = ShardIndex(index as u16);
             let cells = &self.links[index].cells;
+            // The filter first: its Gateways are then among those seen after it.
             let filter = cells.filter();
+            let sync = cells.sync();
             let settled = cells.settled();
-            self.core.filter(shard, filter, &mut self.out);
             self.core.settled(shard, &settled);
+            if sync.gateways.iter().all(|gateway| self.named.contains(&**gateway)) {
+                self.core.filter(shard, filter, &mut self.out);
+            } else {
+                self.checkpoint_at = self.checkpoint_at.min(Instant::now());
+            }
         }
         self.take_out();
         if self.awaited.is_some() && self.missing_gateways().is_empty() {
             tracing::info!("all Gateways that the checkpoint names are back");
             self.pass_barrier();
-        }
-        let gateways_known = self.written.as_ref().map(|written| &written.gateways);
-        if self.awaited.is_none() && gateways_known.is_some_and(|known| *known != self.gateways()) {
-            self.checkpoint_at = self.checkpoint_at.min(Instant::now() + GATEWAYS_CHECKPOINT_AFTER);
         }
     }
 
@@ -346,11 +354,11 @@ impl Pump {
         }
     }
 
-    /// Gateways that have presented subscriptions, to any shard.
+    /// Gateways with subscriptions on any shard, and those that are still waited for.
     fn gateways(&self) -> Vec<String> {
-        let mut all = BTreeSet::new();
+        let mut all = self.awaited.clone().unwrap_or_default();
         for link in &self.links {
-            all.extend(link.cells.sync().synced.iter().map(|gateway| gateway.to_string()));
+            all.extend(link.cells.sync().gateways.iter().map(|gateway| gateway.to_string()));
         }
         all.into_iter().collect()
     }

@@ -19,4 +19,4 @@ mod history;
 mod node;
 mod world;
 
-pub use world::{Outcome, SimConfig, run};
+pub use world::{Broken, Outcome, SimConfig, run};

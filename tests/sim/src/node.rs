@@ -19,7 +19,10 @@ use streamer::ingest::{
 };
 use wire::{Epoch, Positions, ShardAddress, SlotTable, SubscribeItem};
 
-use crate::history::{BACKEND, History, LINEAGE};
+use crate::{
+    Broken,
+    history::{BACKEND, History, LINEAGE},
+};
 
 /// Items of a ring.
 const RING: usize = 8;
@@ -47,7 +50,10 @@ pub(crate) struct Node {
     pending: VecDeque<ToShard>,
     admits: VecDeque<(usize, Ticket, Vec<SubscribeItem>)>,
     cursor: Option<usize>,
+    /// The filter of each shard that was looked at last.
+    used: Vec<Arc<FilterSnapshot>>,
     started_from: Option<Durable>,
+    broken: Option<Broken>,
     outputs: Vec<Output>,
 }
 
@@ -65,6 +71,7 @@ impl Node {
         saved: Option<Durable>,
         log_events_max: usize,
         before_images: bool,
+        broken: Option<Broken>,
         now: Millis,
     ) -> Self {
         let slots = SlotTable { shards };
@@ -89,7 +96,12 @@ impl Node {
             pending: VecDeque::new(),
             admits: VecDeque::new(),
             cursor: None,
+            used: vec![
+                Arc::new(FilterSnapshot { everything: false, ..FilterSnapshot::unpublished() });
+                usize::from(shards)
+            ],
             started_from: saved,
+            broken,
             outputs: Vec::new(),
         }
     }
@@ -105,7 +117,8 @@ impl Node {
                 let is_back = |name: &String| {
                     self.cells.iter().all(|cells| cells.sync.synced.iter().any(|synced| **synced == **name))
                 };
-                if !saved.gateways.iter().all(is_back) {
+                let skipped = self.broken == Some(Broken::BarrierSkipped);
+                if !skipped && !saved.gateways.iter().all(is_back) {
                     return false;
                 }
                 let wanted = self.cells.iter().flat_map(|cells| cells.sync.lowest_wanted.iter().copied());
@@ -119,9 +132,6 @@ impl Node {
         let (cursor, place) = history.open(&start);
         self.cursor = Some(cursor);
         self.core.opened(0, LINEAGE, place, token);
-        let mut out = Vec::new();
-        self.core.announce_filters(&mut out);
-        self.pending.extend(out);
         true
     }
 
@@ -137,12 +147,20 @@ impl Node {
         self.core.opened(0, LINEAGE, place, None);
     }
 
-    /// The ingest thread looks at a shard's cells.
-    pub(crate) fn look(&mut self, shard: usize) {
+    /// The ingest thread looks at a shard's cells. Its filter is used once what was saved names its Gateways.
+    pub(crate) fn look(&mut self, shard: usize, saved: Option<&Durable>) {
         let mut out = Vec::new();
         let index = ShardIndex(shard as u16);
-        self.core.filter(index, self.cells[shard].filter.clone(), &mut out);
-        self.core.settled(index, &self.cells[shard].settled);
+        let cells = &self.cells[shard];
+        self.core.settled(index, &cells.settled);
+        if saved.is_some_and(|saved| cells.sync.gateways.iter().all(|gateway| saved.gateways.contains(&**gateway))) {
+            let mut filter = cells.filter.clone();
+            if self.broken == Some(Broken::FilterConfirmedEarly) {
+                filter = Arc::new(FilterSnapshot { version: filter.version, ..(*self.used[shard]).clone() });
+                self.used[shard] = cells.filter.clone();
+            }
+            self.core.filter(index, filter, &mut out);
+        }
         self.pending.extend(out);
     }
 
@@ -202,8 +220,8 @@ impl Node {
             cells.filter = Arc::new(filter);
         }
         cells.settled = self.shards[shard].settled();
-        if cells.sync.version != self.shards[shard].sync_state().version {
-            cells.sync = self.shards[shard].sync_state().clone();
+        if cells.sync.version != self.shards[shard].sync_version() {
+            cells.sync = self.shards[shard].sync_state();
         }
     }
 
@@ -239,7 +257,7 @@ impl Node {
     /// What a checkpoint written now would hold.
     pub(crate) fn checkpoint(&mut self) -> Option<Durable> {
         let point = self.core.checkpoint().into_iter().next()?;
-        let gateways = self.cells.iter().flat_map(|cells| &cells.sync.synced).map(|name| name.to_string()).collect();
+        let gateways = self.cells.iter().flat_map(|cells| &cells.sync.gateways).map(|name| name.to_string()).collect();
         Some(Durable { point, gateways })
     }
 

@@ -31,9 +31,28 @@ pub struct SimConfig {
     pub gateway_crashes: u32,
     pub source_failures: u32,
     pub churn: u32,
+    /// A rule that is broken on purpose, so that a test can see the simulator find it.
+    pub broken: Option<Broken>,
+}
+
+/// Rules that can be broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The checkpoint names what was read, not what is settled.
+    CheckpointAhead,
+    /// The ingest thread says that it routes by a filter, and routes by the one before.
+    FilterConfirmedEarly,
+    /// Nobody waits for the Gateways that the checkpoint names, nor for the positions that they present.
+    BarrierSkipped,
+    /// The application's positions are kept when it is given an item, not when it is done with it.
+    PositionBeforeDone,
 }
 
 impl SimConfig {
+    fn log_is_short(&self) -> bool {
+        self.log_events_max < 1_000
+    }
+
     /// Everything that can go wrong does, but the log is large enough that nobody falls off it.
     pub fn new(seed: u64) -> Self {
         Self {
@@ -48,6 +67,7 @@ impl SimConfig {
             gateway_crashes: 8,
             source_failures: 10,
             churn: 20,
+            broken: None,
         }
     }
 }
@@ -93,6 +113,9 @@ const TICK_MS: u64 = 50;
 /// Steps that the end may take; more means that something never comes to rest.
 const SETTLING_STEPS_MAX: u64 = 2_000_000;
 
+/// An audit asks the oracle about all that has happened, so only every so many checkpoints are audited.
+const CHECKPOINTS_PER_AUDIT: u64 = 100;
+
 struct World {
     config: SimConfig,
     history: History,
@@ -114,6 +137,7 @@ struct World {
     used: Vec<GeneratedSubscription>,
     tick_at: u64,
     written: usize,
+    checkpoints: u64,
     outcome: Outcome,
 }
 
@@ -149,7 +173,8 @@ impl World {
         let applications = (0..names)
             .map(|index| {
                 let name = workload::generate::gateway_name(index);
-                Application::new(name, config.seed * 1_000 + index as u64 * 100, &address, sdk::Millis(0))
+                let early = config.broken == Some(Broken::PositionBeforeDone);
+                Application::new(name, config.seed * 1_000 + index as u64 * 100, &address, early, sdk::Millis(0))
             })
             .collect();
         Self {
@@ -171,6 +196,7 @@ impl World {
             used,
             tick_at: 0,
             written: 0,
+            checkpoints: 0,
             outcome: Outcome::default(),
             config,
         }
@@ -242,6 +268,7 @@ impl World {
                 self.saved.clone(),
                 self.config.log_events_max,
                 self.config.before_images,
+                self.config.broken,
                 Millis(self.now),
             ));
         }
@@ -269,17 +296,25 @@ impl World {
         match self.scheduler.random_range(0..10) {
             0..3 => {
                 let shard = self.scheduler.random_range(0..node.shards.len());
-                node.look(shard);
+                node.look(shard, self.saved.as_ref());
             }
             3 => {
-                if let Some(durable) = node.checkpoint() {
+                if let Some(mut durable) = node.checkpoint() {
+                    if self.config.broken == Some(Broken::CheckpointAhead) {
+                        durable.point = node.core.resume_point(0).expect("what has a checkpoint has been read").clone();
+                    }
                     self.saved = Some(durable);
+                    self.checkpoints += 1;
+                    if self.checkpoints.is_multiple_of(CHECKPOINTS_PER_AUDIT) {
+                        self.audit();
+                    }
                 }
             }
             4 => {
                 // The first place that a node can go on from is written down as soon as it is known.
                 if node.open(&self.history) {
                     self.saved = node.checkpoint();
+                    (0..node.shards.len()).for_each(|shard| node.look(shard, self.saved.as_ref()));
                 }
             }
             _ => {
@@ -531,6 +566,26 @@ impl World {
         }
         self.applications[gateway].crash(&node::address(0), sdk::Millis(self.now));
         self.serve(gateway);
+    }
+
+    /// No checkpoint names a place that somebody isn't done with: whatever concerns a subscription at or before it was persisted by its
+    /// application, or the subscription was told to start over.
+    fn audit(&self) {
+        let Some(saved) = self.saved.as_ref().filter(|_| !self.config.log_is_short()) else { return };
+        let point = saved.point.position;
+        for application in &self.applications {
+            let known: HashMap<_, _> =
+                application.persisted().map(|(key, base, positions)| (key, (base, positions))).collect();
+            let base = |gateway: &str, key: &SubscriptionKey| {
+                (gateway == application.name).then(|| known.get(key).map(|(base, _)| (*base).clone())).flatten()
+            };
+            for ((_, key), changes) in self.history.expected(&self.oracle, base) {
+                let owed = changes.iter().filter(|(id, _)| id.is_covered_by(&point)).next_back();
+                if let (Some((id, _)), Some((_, positions))) = (owed, known.get(&key)) {
+                    assert!(positions.covers(id), "the checkpoint names {point}, but {key:?} isn't done with {id}");
+                }
+            }
+        }
     }
 
     /// One subscription ends, another begins.

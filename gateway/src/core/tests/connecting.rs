@@ -223,7 +223,7 @@ fn go_away_moves_the_session_within_the_time_given() {
     let attempt = world.attempt();
     assert_eq!((attempt.partition, attempt.after_ms), (Some(0), 0));
     world.accept(&attempt);
-    assert_eq!(world.presented(), [(attempt.session, "s".into(), Some(11))]);
+    assert_eq!(world.presented(), [(attempt.session, "s".into(), Some(10))]);
 }
 
 #[test]

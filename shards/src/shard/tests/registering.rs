@@ -44,9 +44,22 @@ fn an_older_filter_makes_nothing_live() {
     let mut world = World::new();
     let connection = world.hello("g");
     world.subscribe(connection, vec![item("s", "")]);
-    world.input(Input::Ingest(FromIngest::FilterSeen { version: 1, positions: positions(0) }));
+    let version = world.shard.stats().filter_version;
+    world.input(Input::Ingest(FromIngest::FilterSeen { version: version - 1, positions: positions(0) }));
     assert_eq!(world.shard.stats().subscriptions_pending, 1);
-    world.input(Input::Ingest(FromIngest::FilterSeen { version: 2, positions: positions(0) }));
+    world.input(Input::Ingest(FromIngest::FilterSeen { version, positions: positions(0) }));
+    assert_eq!(world.shard.stats().subscriptions_pending, 0);
+}
+
+#[test]
+fn a_new_gateway_waits_for_a_version_of_its_own_though_its_place_is_watched() {
+    let mut world = World::new();
+    world.watching("g", &["s"]);
+    let connection = world.hello("h");
+    world.subscribe(connection, vec![item("s", "")]);
+    assert_eq!(world.shard.stats().subscriptions_pending, 1);
+    assert!(world.shard.sync_state().gateways.contains("h"), "the ingest thread learns whom to name");
+    world.seen();
     assert_eq!(world.shard.stats().subscriptions_pending, 0);
 }
 
