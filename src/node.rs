@@ -5,8 +5,10 @@
 //! ingest thread writes the last checkpoint of what they settled, the control side ends.
 
 use std::{
+    fs::{File, TryLockError},
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -50,8 +52,8 @@ pub enum NodeError {
     Misplaced(Vec<Misplaced>),
     #[error("{what} {address} can't be listened on: {error}. `streamer check` lists what is in use")]
     Listen { what: &'static str, address: SocketAddr, error: io::Error },
-    #[error("the data folder {folder} can't be made: {error}")]
-    DataFolder { folder: String, error: io::Error },
+    #[error(transparent)]
+    DataFolder(#[from] DataFolderError),
     #[error(transparent)]
     Certificate(#[from] CertificateError),
     #[error("backend {name:?}: {error}")]
@@ -90,6 +92,38 @@ pub struct Node {
     control: ControlHandle,
     ingest: thread::JoinHandle<()>,
     ingest_phase: watch::Sender<Phases>,
+    _folder: DataFolder,
+}
+
+/// A data folder that no other process uses while this lives.
+#[derive(Debug)]
+pub struct DataFolder {
+    _lock: File,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DataFolderError {
+    #[error("the data folder {folder} can't be used: {error}")]
+    Unusable { folder: String, error: io::Error },
+    #[error("the data folder {folder} is in use by another node; two nodes must not share one")]
+    InUse { folder: String },
+}
+
+impl DataFolder {
+    /// Makes the folder if there is none, and takes it.
+    pub fn lock(folder: &Path) -> Result<Self, DataFolderError> {
+        let name = || folder.display().to_string();
+        let open = || {
+            std::fs::create_dir_all(folder)?;
+            File::options().create(true).write(true).truncate(false).open(folder.join("lock"))
+        };
+        let lock = open().map_err(|error| DataFolderError::Unusable { folder: name(), error })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(DataFolderError::InUse { folder: name() }),
+            Err(TryLockError::Error(error)) => Err(DataFolderError::Unusable { folder: name(), error }),
+        }
+    }
 }
 
 impl Node {
@@ -102,9 +136,7 @@ impl Node {
             .map_err(NodeError::Misplaced)?;
         placement.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 
-        let folder = &config.node.data_dir;
-        std::fs::create_dir_all(folder)
-            .map_err(|error| NodeError::DataFolder { folder: folder.display().to_string(), error })?;
+        let folder = DataFolder::lock(&config.node.data_dir)?;
         let listener = listen_http(&config)?;
         let sockets = listen_quic(&config, placement.shards.len())?;
         let certificate = tls::load_or_make(&config)?;
@@ -114,7 +146,7 @@ impl Node {
             "certificate (SHA-256)"
         );
         let (sources, stores) = open_sources(&config)?;
-        let store = FileStore::open(&folder.join("checkpoint"))?;
+        let store = FileStore::in_data_folder(&config.node.data_dir)?;
 
         let slots = SlotTable { shards: placement.shards.len() as u16 };
         let addresses = advertised(&config, &sockets)?;
@@ -191,7 +223,7 @@ impl Node {
             started,
         })?;
         let ingest = start_ingest(pump, placement.ingest.clone())?;
-        Ok(Self { config, state, topology, stores, shards, control, ingest, ingest_phase })
+        Ok(Self { config, state, topology, stores, shards, control, ingest, ingest_phase, _folder: folder })
     }
 
     pub fn state(&self) -> &Arc<NodeState> {

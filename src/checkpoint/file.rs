@@ -45,6 +45,11 @@ impl FileStore {
         Ok(Self { folder: folder.to_owned(), newest: None, bad_slots: 0 })
     }
 
+    /// Its place in a node's data folder.
+    pub fn in_data_folder(folder: &Path) -> Result<Self, CheckpointError> {
+        Self::open(&folder.join("checkpoint"))
+    }
+
     fn path(&self, slot: usize) -> PathBuf {
         self.folder.join(SLOTS[slot])
     }

@@ -4,6 +4,7 @@
 //! the configuration or the run, 2 when the command line itself is not understood.
 
 mod check;
+mod checkpoint;
 mod config;
 mod demo;
 mod log;
@@ -35,6 +36,9 @@ enum Command {
     Tap(tap::TapArgs),
     /// Tells everything that is wrong with a configuration on this machine.
     Check(check::CheckArgs),
+    /// Where reading goes on after a start.
+    #[command(subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
     /// The configuration file.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Tap(args) => tap::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Checkpoint(command) => checkpoint::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Token(command) => token::run(&command),
     };
