@@ -8,6 +8,7 @@
 
 pub mod events;
 pub mod generate;
+pub mod hostile;
 pub mod latency;
 pub mod ledger;
 pub mod oracle;
