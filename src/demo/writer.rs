@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -103,13 +102,8 @@ pub(super) async fn write(
         if !ready.is_empty() {
             let writes: Vec<_> = ready.drain(..).map(document_write).collect();
             submitted.scheduled(due, writes.len());
-            let store = store.clone();
-            let mut write = Box::pin(async move { store.write(writes).await });
-            // The first poll queues it: only so are the writes in the order in which they were made.
-            match futures::poll!(write.as_mut()) {
-                Poll::Ready(receipt) => done += acknowledged(receipt, &submitted)?,
-                Poll::Pending => in_flight.push_back(write),
-            }
+            let queued = store.submit(writes).await.map_err(|error| DemoError::Write(error.to_string()))?;
+            in_flight.push_back(queued.durable());
         }
         if made >= total {
             break;

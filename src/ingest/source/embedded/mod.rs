@@ -19,7 +19,7 @@ use wire::BackendId;
 pub use self::{
     document::{COLLECTION_BYTES_MAX, DOCUMENT_BYTES_MAX, DocumentWrite, ID_BYTES_MAX, TENANT_BYTES_MAX},
     store::{
-        CALL_BYTES_MAX, CALL_WRITES_MAX, Clock, EmbeddedStore, Retention, StoreError, StoreOptions, WriteError,
+        CALL_BYTES_MAX, CALL_WRITES_MAX, Clock, EmbeddedStore, Queued, Retention, StoreError, StoreOptions, WriteError,
         WriteReceipt,
     },
 };

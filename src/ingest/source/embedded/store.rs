@@ -190,8 +190,13 @@ impl EmbeddedStore {
     /// Writes all of `writes`, in order and as one, or nothing. Answered once durable; waits while the queue is full. A call given up
     /// by its caller may still be carried out.
     pub async fn write(&self, writes: Vec<DocumentWrite>) -> Result<WriteReceipt, WriteError> {
+        self.submit(writes).await?.durable().await
+    }
+
+    /// Queues writes, and returns once they have their place in the order: what is submitted after that comes after them.
+    pub async fn submit(&self, writes: Vec<DocumentWrite>) -> Result<Queued, WriteError> {
         if writes.is_empty() {
-            return Ok(WriteReceipt::default());
+            return Ok(Queued { answer: None, shared: self.shared.clone() });
         }
         let count = writes.len();
         if count > CALL_WRITES_MAX {
@@ -214,7 +219,7 @@ impl EmbeddedStore {
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(|| self.failed())?;
         queue.send(Request { writes: prepared, reply, _room: room }).await.map_err(|_| self.failed())?;
-        answer.await.unwrap_or_else(|_| Err(self.failed()))
+        Ok(Queued { answer: Some(answer), shared: self.shared.clone() })
     }
 
     /// The stored document, soft-deleted ones included.
@@ -283,7 +288,24 @@ impl EmbeddedStore {
     }
 
     fn failed(&self) -> WriteError {
-        self.shared.write_error(self.failure().unwrap_or("its writer thread has ended"))
+        self.shared.writer_failed()
+    }
+}
+
+/// Writes that have their place in the order and aren't known to be durable yet.
+pub struct Queued {
+    /// `None` where there is nothing to write.
+    answer: Option<oneshot::Receiver<Result<WriteReceipt, WriteError>>>,
+    shared: Arc<Shared>,
+}
+
+impl Queued {
+    /// Waits until they are durable. Dropping it doesn't take the writes back.
+    pub async fn durable(self) -> Result<WriteReceipt, WriteError> {
+        match self.answer {
+            None => Ok(WriteReceipt::default()),
+            Some(answer) => answer.await.unwrap_or_else(|_| Err(self.shared.writer_failed())),
+        }
     }
 }
 
@@ -371,6 +393,10 @@ impl Shared {
 
     pub(super) fn storage_error(&self, error: &fjall::Error) -> StoreError {
         StoreError::Storage { folder: self.folder.clone(), what: error.to_string() }
+    }
+
+    fn writer_failed(&self) -> WriteError {
+        self.write_error(self.failure.get().map_or("its writer thread has ended", String::as_str))
     }
 
     pub(super) fn write_error(&self, what: &str) -> WriteError {
