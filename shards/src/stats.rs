@@ -107,6 +107,8 @@ pub struct SyncState {
     pub version: u64,
     /// Gateways that have presented all their subscriptions since the start.
     pub synced: Vec<Arc<str>>,
+    /// Version of the filter that holds what all of these have presented.
+    pub synced_filter: u64,
     /// Gateways with subscriptions: those that a restarting node is to wait for.
     pub gateways: BTreeSet<Arc<str>>,
     /// The lowest position presented for each backend and lineage before the ingest thread's first `FilterSeen`.
@@ -142,9 +144,10 @@ impl SyncState {
         }
     }
 
-    pub(crate) fn synced(&mut self, gateway: &Arc<str>) {
+    pub(crate) fn synced(&mut self, gateway: &Arc<str>, filter: u64) {
         if self.synced.len() < SYNCED_MAX && !self.synced.contains(gateway) {
             self.synced.push(gateway.clone());
+            self.synced_filter = filter;
             self.version += 1;
         }
     }

@@ -255,6 +255,11 @@ impl IngestCore {
         self.announce_filters(out);
     }
 
+    /// Version of the shard's filter that is used.
+    pub fn filter_used(&self, shard: ShardIndex) -> u64 {
+        self.used[usize::from(shard.0)]
+    }
+
     /// Puts out the `FilterSeen` that have become due: called by itself from [`Self::filter`], and by the driver after
     /// [`Self::opened`].
     pub fn announce_filters(&mut self, out: &mut Vec<ToShard>) {

@@ -364,6 +364,6 @@ impl Shard {
             .map(|id| Presented { sub: *id, positions: Positions::default() })
             .collect();
         self.bind_all(gateway, unbound, out);
-        self.sync.synced(&name);
+        self.sync.synced(&name, self.filter.version());
     }
 }

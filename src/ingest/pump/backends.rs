@@ -168,6 +168,7 @@ impl Pump {
         // A place to go on from must exist before the first delivery, or a node that dies young would forget it.
         if first {
             self.begun = true;
+            self.filters_due = true;
             self.checkpoint_at = Instant::now();
         }
     }

@@ -140,9 +140,11 @@ pub struct Pump {
     written: Option<Checkpoint>,
     /// Gateways that the checkpoint names.
     named: HashSet<String>,
-    /// A stream has been opened, and the place that it began at isn't written down yet: nothing is read until it is, nor before the
-    /// filters of the Gateways that are back are in use.
+    /// A stream has been opened, and the place that it began at isn't written down yet: nothing is read until it is.
     begun: bool,
+    /// The same until the filters are in use that hold what the Gateways have presented that are back: a shard tells first that a
+    /// Gateway is back, then its filter, and this thread may run between the two.
+    filters_due: bool,
     store: Option<Box<dyn CheckpointStore>>,
     save: Option<Save>,
     picture: IngestPicture,
@@ -199,6 +201,7 @@ impl Pump {
             events_at_checkpoint: 0,
             named: saved.iter().flat_map(|saved| saved.gateways.iter().cloned()).collect(),
             begun: false,
+            filters_due: false,
             written: saved,
             save: None,
             picture: IngestPicture {
@@ -247,7 +250,7 @@ impl Pump {
         tokio::select! {
             biased;
             _ = self.phase.changed() => {}
-            said = self.from_readers.recv(), if !self.begun => {
+            said = self.from_readers.recv(), if !self.begun && !self.filters_due => {
                 if let Some(said) = said {
                     self.hear(said);
                 }
@@ -305,6 +308,7 @@ impl Pump {
     // ---- shards ----
 
     fn look_at_cells(&mut self) {
+        let mut filters_due = false;
         for index in 0..self.links.len() {
             let shard = ShardIndex(index as u16);
             let cells = &self.links[index].cells;
@@ -318,7 +322,9 @@ impl Pump {
             } else {
                 self.checkpoint_at = self.checkpoint_at.min(Instant::now());
             }
+            filters_due |= self.core.filter_used(shard) < sync.synced_filter;
         }
+        self.filters_due &= filters_due;
         self.take_out();
         if self.awaited.is_some() && self.missing_gateways().is_empty() {
             tracing::info!("all Gateways that the checkpoint names are back");
