@@ -344,6 +344,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("what the node said:\n{}", self.log());
+        }
         // Nothing to do where it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
