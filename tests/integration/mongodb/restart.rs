@@ -58,13 +58,17 @@ async fn nothing_is_lost_or_repeated(test: &str, profile: Profile) {
     let node = NodeProcess::start(&settings).await;
     let last = world.listeners.pop().expect("there are three");
     let place = node.place().await;
-    world.listeners.push(last.restart(&place).await);
+    let restarted = last.restart(&place).await;
+    assert!(restarted.forgotten > 0, "some changes were told, and not acked, before the Gateway was restarted");
+    world.listeners.push(restarted);
     node.wait_ready().await;
     world.wait_live().await;
     world.observe(missed).await;
     world.wait_delivered().await;
     world.listeners[1].hold(false);
     live(&mut world).await;
+    let counters = world.listeners[1].handle().status().counters;
+    assert!(counters.duplicates_dropped > 0, "what was not acked came again, and was dropped: {counters:?}");
 
     // And once more, with nothing missed.
     let status = node.terminate().await;

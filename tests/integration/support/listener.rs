@@ -29,6 +29,8 @@ pub(crate) struct Listener {
     task: JoinHandle<()>,
     /// Everything so far, of all processes that this Gateway has been.
     told: Vec<AppEvent>,
+    /// Changes that earlier processes were told and did not keep.
+    pub(crate) forgotten: usize,
 }
 
 impl Listener {
@@ -61,7 +63,7 @@ impl Listener {
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(listen(gateway, acks, to_test, held, stopped));
         let name = name.to_owned();
-        Self { name, acks, subscriptions, handle, items, holding, stop, task, told }
+        Self { name, acks, subscriptions, handle, items, holding, stop, task, told, forgotten: 0 }
     }
 
     pub(crate) fn handle(&self) -> &GatewayHandle {
@@ -97,12 +99,14 @@ impl Listener {
         let saved = self.end().await;
         let text = serde_json::to_string(&saved).expect("positions become JSON");
         let saved: SavedPositions = serde_json::from_str(&text).expect("and come back");
-        let Self { name, acks, subscriptions, mut told, .. } = self;
+        let Self { name, acks, subscriptions, mut told, forgotten, .. } = self;
+        let before = told.len();
         told.retain(|event| match event {
             AppEvent::Change(change) => saved.get(change.subscription()).is_some_and(|p| p.covers(&change.id())),
             _ => true,
         });
-        Self::start(place, &name, acks, subscriptions, saved, told).await
+        let forgotten = forgotten + before - told.len();
+        Self { forgotten, ..Self::start(place, &name, acks, subscriptions, saved, told).await }
     }
 
     /// Ends the application. Its last positions.
