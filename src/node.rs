@@ -28,7 +28,7 @@ use wire::{BackendId, Epoch, ShardAddress, SlotTable};
 use crate::{
     affinity::{self, Misplaced, Placement},
     checkpoint::{CheckpointError, FileStore},
-    config::{self, BackendKind, Config, Deletes, Runtime},
+    config::{BackendKind, Config, Deletes, Runtime},
     control::{self, ControlDeps, ControlHandle, Credentials, NodeState, ShardPlace, Topology},
     ingest::{
         core::IngestCore,
@@ -36,7 +36,7 @@ use crate::{
         source::{
             Source,
             embedded::{EmbeddedSource, EmbeddedStore, Retention, StoreError, StoreOptions},
-            mongodb::{self, MongoOptions, MongoSource},
+            mongodb::{MongoSource, PreImages},
         },
         status::IngestStatus,
     },
@@ -408,40 +408,18 @@ fn open_sources(config: &Config) -> Result<Sources, NodeError> {
                 sources.push(Arc::new(EmbeddedSource::new(&backend.name, store)));
             }
             BackendKind::Mongodb(mongo) => {
-                sources.push(Arc::new(MongoSource::new(mongo_options(&backend.name, mongo))));
+                sources.push(Arc::new(MongoSource::new(mongo.clone())));
             }
         }
     }
     Ok((sources, stores))
 }
 
-fn mongo_options(name: &str, mongo: &config::Mongodb) -> MongoOptions {
-    MongoOptions {
-        scope: match &mongo.scope {
-            config::Scope::Deployment => mongodb::Scope::Deployment,
-            config::Scope::Database(name) => mongodb::Scope::Database(name.clone()),
-        },
-        namespaces: mongo
-            .namespaces
-            .iter()
-            .map(|namespace| mongodb::Namespace {
-                database: namespace.database.clone(),
-                collection: namespace.collection.clone(),
-            })
-            .collect(),
-        pre_images: match mongo.pre_images {
-            config::PreImages::WhenAvailable => mongodb::PreImages::WhenAvailable,
-            config::PreImages::Expected => mongodb::PreImages::Promised,
-        },
-        ..MongoOptions::new(name, &mongo.uri)
-    }
-}
-
 /// Whether a backend promises a before-image with every update and delete.
 fn promises_before_images(kind: &BackendKind) -> bool {
     match kind {
         BackendKind::Embedded(_) => true,
-        BackendKind::Mongodb(mongo) => mongo.pre_images == config::PreImages::Expected,
+        BackendKind::Mongodb(mongo) => mongo.pre_images == PreImages::Promised,
     }
 }
 

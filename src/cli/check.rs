@@ -17,6 +17,7 @@ use super::{ConfigFile, Failed, print};
 use crate::{
     affinity,
     config::{BackendKind, Config, Origin, Problem, Problems, Runtime},
+    ingest::source::mongodb::redact_uri,
     tls,
 };
 
@@ -88,7 +89,7 @@ fn on_this_machine(config: &Config) -> Findings {
                 format!("backend {:?}: embedded in {}", backend.name, embedded.directory.display())
             }
             BackendKind::Mongodb(mongodb) => {
-                format!("backend {:?}: MongoDB at {}", backend.name, crate::config::redact_uri(&mongodb.uri))
+                format!("backend {:?}: MongoDB at {}", backend.name, redact_uri(&mongodb.uri))
             }
         });
     }

@@ -18,7 +18,7 @@ pub use read::Given;
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 pub use validate::{parse_token_hash, valid_gateway_name, valid_tenant_name};
 
-use crate::affinity::Cores;
+use crate::{affinity::Cores, ingest::source::mongodb::MongoOptions};
 use predicate::Mapping;
 
 /// The commented default file, as `streamer config default` prints it.
@@ -188,50 +188,9 @@ pub struct Backend {
 
 #[derive(Clone, Debug)]
 pub enum BackendKind {
-    Mongodb(Mongodb),
+    /// Its options hold credentials; what is shown of them is redacted.
+    Mongodb(MongoOptions),
     Embedded(Embedded),
-}
-
-#[derive(Clone)]
-pub struct Mongodb {
-    /// Holds credentials: never log it.
-    pub uri: String,
-    pub scope: Scope,
-    pub pre_images: PreImages,
-    /// Only these; empty: all within the scope.
-    pub namespaces: Vec<Namespace>,
-}
-
-impl fmt::Debug for Mongodb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mongodb")
-            .field("uri", &redact_uri(&self.uri))
-            .field("scope", &self.scope)
-            .field("pre_images", &self.pre_images)
-            .field("namespaces", &self.namespaces)
-            .finish()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    Deployment,
-    Database(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PreImages {
-    /// Used where the server has them.
-    WhenAvailable,
-    /// `leave` is promised; a missing image is told as `Resync`.
-    Expected,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Namespace {
-    pub database: String,
-    /// `None`: every collection of the database.
-    pub collection: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -424,20 +383,6 @@ impl Default for Config {
     /// The built-in defaults: no file, no environment.
     fn default() -> Self {
         validate::validate(None, raw::Table::new(), &mut Vec::new())
-    }
-}
-
-/// A MongoDB URI without its password.
-pub fn redact_uri(uri: &str) -> String {
-    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
-    // The password may hold anything but these; the last @ before the path ends the credentials.
-    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-    match rest[..authority_end].rfind('@') {
-        Some(at) => {
-            let user = rest[..at].split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{}", &rest[at + 1..])
-        }
-        None => uri.to_owned(),
     }
 }
 

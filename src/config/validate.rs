@@ -7,10 +7,13 @@ use wire::BackendId;
 
 use super::{
     Admin, Advertise, Affinity, Backend, BackendKind, Checkpoint, Config, Deletes, Embedded, Gateway, Given, Http,
-    Ingest, Limits, Log, LogFormat, Missing, Mongodb, Namespace, Node, Origin, PreImages, Problem, Quic, Runtime,
-    Scope, Tenants, Tls, TlsFiles, TokenHash, raw::Table, read::Section, redact_uri,
+    Ingest, Limits, Log, LogFormat, Missing, Node, Origin, Problem, Quic, Runtime, Tenants, Tls, TlsFiles, TokenHash,
+    raw::Table, read::Section,
 };
-use crate::affinity::Cores;
+use crate::{
+    affinity::Cores,
+    ingest::source::mongodb::{MongoOptions, Namespace, PreImages, Scope, redact_uri},
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -286,7 +289,11 @@ fn backend(section: &mut Section<'_>, data_dir: &std::path::Path, is_syntrix: bo
     required(section, "kind", "\"mongodb\", \"embedded\"");
     let kind_origin = kind.as_ref().map(|given| given.origin.clone()).unwrap_or(Origin::Absent);
     // Both kinds' keys are read, so that a key of the other kind is told as that and not as unknown.
-    let mongodb = mongodb(section, kind.as_ref().is_none_or(|given| given.value == Kind::Embedded));
+    let mongodb = mongodb(
+        section,
+        name.as_ref().map_or("", |given| &given.value),
+        kind.as_ref().is_none_or(|given| given.value == Kind::Embedded),
+    );
     let wrong_kind = matches!(&kind, Some(Given { value: Kind::Mongodb, .. }));
     for key in ["directory", "retain_bytes", "retain_events", "retain_for", "sync"] {
         if wrong_kind && section.is_given(key) {
@@ -321,7 +328,7 @@ fn backend(section: &mut Section<'_>, data_dir: &std::path::Path, is_syntrix: bo
 }
 
 /// `absent`: the backend is of another kind, where these keys must not be set.
-fn mongodb(section: &mut Section<'_>, absent: bool) -> Option<Mongodb> {
+fn mongodb(section: &mut Section<'_>, name: &str, absent: bool) -> Option<MongoOptions> {
     if absent {
         for key in ["uri", "scope", "pre_images", "namespaces"] {
             if section.is_given(key) {
@@ -339,7 +346,7 @@ fn mongodb(section: &mut Section<'_>, absent: bool) -> Option<Mongodb> {
     let pre_images = section.choice(
         "pre_images",
         PreImages::WhenAvailable,
-        &[("when_available", PreImages::WhenAvailable), ("expected", PreImages::Expected)],
+        &[("when_available", PreImages::WhenAvailable), ("expected", PreImages::Promised)],
     );
     let mut namespaces = Vec::new();
     if let Some(Given { value, origin }) = section.texts("namespaces") {
@@ -360,7 +367,7 @@ fn mongodb(section: &mut Section<'_>, absent: bool) -> Option<Mongodb> {
         let message = "is not a MongoDB connection string; allowed: mongodb://… or mongodb+srv://…";
         section.refuse("uri", uri.origin, Some(shown), message.into());
     }
-    Some(Mongodb { uri: uri.value, scope, pre_images, namespaces })
+    Some(MongoOptions { scope, pre_images, namespaces, ..MongoOptions::new(name, uri.value) })
 }
 
 fn namespace(text: &str, scope: &Scope) -> Result<Namespace, String> {
