@@ -20,7 +20,6 @@ use super::{
     core::Core,
     executor::Executor,
     hub::{FromShard, Hub},
-    local::yield_now,
     ring::RingConsumer,
 };
 use crate::{Command, FromIngest, Input};
@@ -62,10 +61,11 @@ impl<C: Core> MainLoop<C> {
             let mut worked = self.take_in();
             if began >= next_tick {
                 // Connections first, for the same reason.
-                yield_now().await;
+                self.executor.breathe().await;
                 self.hub.input(Input::Tick);
                 self.hub.counters.ticks.add(1);
                 next_tick = began + TICK;
+                self.executor.guard(next_tick);
             }
             worked |= self.to_control.forward(&self.hub);
             // All that has stirred until here is in what is published now.
@@ -87,7 +87,7 @@ impl<C: Core> MainLoop<C> {
                 return;
             }
             if worked {
-                yield_now().await;
+                self.executor.breathe().await;
             } else {
                 self.hub.counters.parks.add(1);
                 self.park(next_tick.saturating_duration_since(Instant::now())).await;

@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::{info, warn};
@@ -289,6 +289,7 @@ const FAREWELL: Duration = Duration::from_millis(100);
 
 async fn close<C: Core>(endpoint: Endpoint, main_loop: &mut MainLoop<C>, executor: &Rc<Executor>) {
     let Endpoint { quinn, config } = endpoint;
+    executor.guard(Instant::now());
     quinn.set_server_config(None);
     if !executor.has_failed() {
         main_loop.finish();

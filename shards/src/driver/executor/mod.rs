@@ -15,10 +15,11 @@ use std::{
     collections::HashMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    task::{Context, Waker},
+    time::{Duration, Instant},
 };
 
 use futures::{
@@ -30,12 +31,15 @@ use send_wrapper::SendWrapper;
 pub use self::preflight::{Preflight, RuntimeChoice, RuntimeKind, RuntimeUnavailable, RuntimeUsed, UnknownRuntime};
 use super::local::{LocalEvent, yield_now};
 
-/// Bytes that a glommio executor keeps for storage IO. Shards do none; the least that glommio is happy with also fits many
-/// executors into a limit of 8 MiB of locked memory.
-const IO_MEMORY_BYTES: usize = 1 << 20;
+/// Bytes that a glommio executor keeps for storage IO. Shards do none, and it is locked memory, three times over: the least that
+/// glommio takes. More of it is registered as long as the limit lasts, so that the last executors would find none.
+const IO_MEMORY_BYTES: usize = 64 * 1024;
 const RING_DEPTH: usize = 128;
-/// How long tasks run before glommio looks at the network again. Its default of 100 ms starves receiving on a busy shard.
-const PREEMPT: Duration = Duration::from_millis(1);
+/// How long tasks run before glommio looks at the network again, if they don't let it sooner by [`Executor::breathe`]. Its default
+/// of 100 ms starves receiving on a busy shard. Much less than this is no option: glommio 0.9 goes to sleep *with tasks that
+/// are ready* when this time is already over as it comes to run them, which is what happens to a thread that the kernel takes
+/// off its core just then. At 1 ms a crowded machine did that about once in 30,000 turns. See [`Guards`].
+const PREEMPT: Duration = Duration::from_millis(10);
 /// A wake-up within this time costs a fraction of what waking a parked thread does. Longer spinning would cost an idle node
 /// its idleness.
 const SPIN_BEFORE_PARK: Duration = Duration::from_micros(50);
@@ -58,6 +62,7 @@ pub(super) struct Executor {
     kind: RuntimeKind,
     tasks: RefCell<HashMap<u64, AbortHandle>>,
     next_task: Cell<u64>,
+    guards: Guards,
     failure: RefCell<Option<String>>,
     has_failed: Cell<bool>,
     /// Set with the first panic of a task.
@@ -129,11 +134,13 @@ impl Ready {
             kind,
             tasks: RefCell::default(),
             next_task: Cell::new(0),
+            guards: Guards::default(),
             failure: RefCell::default(),
             has_failed: Cell::new(false),
             failed: LocalEvent::default(),
         });
         let body = async {
+            executor.guard(Instant::now());
             let result = AssertUnwindSafe(async { main(Rc::clone(&executor)).await }).catch_unwind().await;
             let result = result.map_err(|panic| panic_message(&*panic));
             executor.stop_tasks().await;
@@ -192,6 +199,26 @@ impl Executor {
         }
     }
 
+    /// Lets every other task that is ready have its turn, and the executor look at its sockets, timers and wake-ups from other
+    /// threads.
+    pub(super) async fn breathe(&self) {
+        match self.kind {
+            // A task that only wakes itself keeps the queue from running empty, and until then or until PREEMPT is over glommio
+            // looks at nothing else. A timer makes it look.
+            RuntimeKind::Glommio => {
+                glommio::timer::Timer::new(Duration::from_micros(1)).await;
+            }
+            RuntimeKind::Tokio => tokio::task::yield_now().await,
+        }
+    }
+
+    /// Makes sure that the thread doesn't sleep for long after `quiet_until`, unless this is called again before.
+    pub(super) fn guard(&self, quiet_until: Instant) {
+        if self.kind == RuntimeKind::Glommio {
+            self.guards.arm(quiet_until);
+        }
+    }
+
     /// `None` when `duration` has passed first.
     pub(super) async fn timeout<T>(&self, duration: Duration, future: impl Future<Output = T>) -> Option<T> {
         match select(pin!(future), pin!(self.sleep(duration))).await {
@@ -221,6 +248,7 @@ impl Executor {
 
     /// Ends all tasks and lets go of what they held. A task that doesn't come to an await is waited for.
     async fn stop_tasks(&self) {
+        self.guard(Instant::now());
         loop {
             let handles: Vec<AbortHandle> = self.tasks.borrow().values().cloned().collect();
             if handles.is_empty() {
@@ -229,10 +257,35 @@ impl Executor {
             for handle in handles {
                 handle.abort();
             }
-            yield_now().await;
+            self.breathe().await;
         }
         // Operations in flight hold their socket until the kernel has reported their end.
         self.sleep(LINGER).await;
+    }
+}
+
+/// Timers that nobody waits for. They only get a glommio executor out of a sleep that it should not have begun (see [`PREEMPT`]):
+/// while all is well they are put off before they expire and cost no wake-up. There are several because the one that expires may
+/// meet the same mishap.
+#[derive(Default)]
+struct Guards(RefCell<Vec<glommio::timer::Timer>>);
+
+/// After `quiet_until`.
+const GUARD_DELAYS_MS: [u64; 5] = [5, 25, 100, 1_000, 10_000];
+
+impl Guards {
+    fn arm(&self, quiet_until: Instant) {
+        let ahead = quiet_until.saturating_duration_since(Instant::now());
+        let mut timers = self.0.borrow_mut();
+        if timers.is_empty() {
+            timers.extend(GUARD_DELAYS_MS.map(|delay| glommio::timer::Timer::new(Duration::from_millis(delay))));
+        }
+        let mut nobody = Context::from_waker(Waker::noop());
+        for (timer, delay) in timers.iter_mut().zip(GUARD_DELAYS_MS) {
+            timer.reset(ahead + Duration::from_millis(delay));
+            // One that has expired is registered anew only when it is polled.
+            let _ = Pin::new(timer).poll(&mut nobody);
+        }
     }
 }
 

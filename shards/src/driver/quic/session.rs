@@ -20,7 +20,6 @@ use crate::{
         core::Core,
         executor::Executor,
         hub::{Hub, Newcomer, Session},
-        local::yield_now,
     },
 };
 
@@ -180,7 +179,8 @@ async fn run<C: Core>(
     let Streams { gateway, can_verify, control_send, control_receive, requests, delivery } = streams;
     hub.input(Input::Hello { connection: connection_id, gateway: gateway.gateway, can_verify });
 
-    let writers = try_join(write_control(control_send, &session, hub), write_delivery(delivery, &session, hub, config));
+    let writers =
+        try_join(write_control(control_send, &session, hub), write_delivery(delivery, &session, hub, executor, config));
     let flushed = async {
         line.closed.wait().await;
         executor.sleep(Duration::from_millis(config.flush_timeout_ms)).await;
@@ -231,7 +231,7 @@ async fn read_control<C: Core>(
                 session.request(request);
                 taken += 1;
                 if taken % REQUESTS_PER_TURN == 0 {
-                    yield_now().await;
+                    executor.breathe().await;
                 }
             }
             Err(error) => refuse(line, violation(hub, "control", &error)),
@@ -313,6 +313,7 @@ async fn write_delivery<C: Core>(
     mut stream: SendStream,
     session: &Session<C>,
     hub: &Hub<C>,
+    executor: &Executor,
     config: &QuicConfig,
 ) -> Result<(), End> {
     let line = &session.line;
@@ -335,7 +336,7 @@ async fn write_delivery<C: Core>(
                 Err(_) => return Err(End::Gone),
             }
             // A write that fits into the window doesn't wait, and the connection must get to send it.
-            yield_now().await;
+            executor.breathe().await;
         } else if line.is_closing() {
             finish(stream).await;
             return Ok(());
