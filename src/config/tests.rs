@@ -166,7 +166,7 @@ fn problems_name_place_key_value_and_what_is_allowed() {
         ),
         (
             "[[backends]]\nname = \"a\"\nkind = \"mongodb\"\nuri = \"mongo://u:secret@h\"",
-            "s.toml:4: backends[0].uri = \"mongo://u:***@h\" is not a MongoDB connection string; allowed: mongodb://… or mongodb+srv://…",
+            "s.toml:4: backends[0].uri = \"mongo://***@h\" is not a MongoDB connection string; allowed: mongodb://… or mongodb+srv://…",
         ),
         (
             "[quic]\nadvertise = \"a b\"",
