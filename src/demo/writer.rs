@@ -93,10 +93,14 @@ pub(super) async fn write(
             ready.push_back(writer.next());
             made += 1;
         }
-        while Instant::now() < due || in_flight.len() >= IN_FLIGHT_MAX {
+        loop {
+            let early = Instant::now() < due;
+            if !early && in_flight.len() < IN_FLIGHT_MAX {
+                break;
+            }
             tokio::select! {
                 Some(receipt) = in_flight.next(), if !in_flight.is_empty() => done += acknowledged(receipt, &submitted)?,
-                () = tokio::time::sleep_until(due.into()), if Instant::now() < due => {}
+                () = tokio::time::sleep_until(due.into()), if early => {}
             }
         }
         if !ready.is_empty() {
