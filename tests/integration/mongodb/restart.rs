@@ -70,9 +70,18 @@ async fn nothing_is_lost_or_repeated(test: &str, profile: Profile) {
     let counters = world.listeners[1].handle().status().counters;
     assert!(counters.duplicates_dropped > 0, "what was not acked came again, and was dropped: {counters:?}");
 
-    // And once more, with nothing missed.
+    // Killed with changes on their way, wherever each of them is.
+    let under_way = world.client.write(&world.layout, WRITES).await;
+    node.kill();
+    settings.shards = cores(5);
+    let node = start(&settings, &mut world).await;
+    world.observe(under_way).await;
+    live(&mut world).await;
+
+    // And stopped with nothing missed.
     let status = node.terminate().await;
     assert!(status.success(), "the node that was told to stop ended with {status}");
+    settings.shards = cores(2);
     let node = start(&settings, &mut world).await;
     live(&mut world).await;
     assert!(world.listeners[0].handle().status().counters.reconnects > 0, "the Gateway that lived on has reconnected");
