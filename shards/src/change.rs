@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use smallvec::SmallVec;
 use wire::{GapReason, Operation, Position, Positions};
 
 /// One item of the ring from the ingest thread to a shard. Their order is the order of the source; whatever has a place in
@@ -54,11 +55,12 @@ pub struct Bare {
     pub collection: Option<ByteString>,
 }
 
-/// From this position on, changes of a scope may be missing or meaningless.
+/// From this position on, changes of these scopes may be missing or meaningless. One item for all of them: a position is settled once
+/// all that stands at it is.
 #[derive(Clone, Debug)]
 pub struct Gap {
     pub position: Position,
-    pub scope: Scope,
+    pub scopes: SmallVec<[Scope; 2]>,
     pub reason: GapReason,
 }
 

@@ -12,6 +12,7 @@ use bson::RawDocument;
 use bytes::Bytes;
 use predicate::Mapping;
 use shards::{Change, FilterSnapshot, FromIngest, Gap, Scope};
+use smallvec::{SmallVec, smallvec};
 use wire::{BackendId, GapReason, Lineage, Position, Positions, SlotTable};
 
 use super::{
@@ -121,7 +122,7 @@ impl IngestCore {
             stream.enqueued = position;
             stream.settlement.read(ResumePoint { position, token: None });
         }
-        self.gap(backend, position, [Scope::Everything], GapReason::HistoryLost, out);
+        self.gap(backend, position, smallvec![Scope::Everything], GapReason::HistoryLost, out);
     }
 
     /// Where the stream of a backend must be reopened so that nothing is missed.
@@ -200,17 +201,15 @@ impl IngestCore {
         &mut self,
         backend: usize,
         position: Position,
-        scopes: impl IntoIterator<Item = Scope>,
+        scopes: SmallVec<[Scope; 2]>,
         reason: GapReason,
         out: &mut Vec<ToShard>,
     ) {
-        for scope in scopes {
-            self.counters.gaps += 1;
-            let gap = Arc::new(Gap { position, scope, reason });
-            for shard in ShardIndex::all(self.router.shards()) {
-                self.tell(backend, shard, position);
-                out.push((shard, FromIngest::Gap(gap.clone())));
-            }
+        self.counters.gaps += 1;
+        let gap = Arc::new(Gap { position, scopes, reason });
+        for shard in ShardIndex::all(self.router.shards()) {
+            self.tell(backend, shard, position);
+            out.push((shard, FromIngest::Gap(gap.clone())));
         }
     }
 

@@ -15,7 +15,7 @@ use wire::{GapReason, Operation, Position};
 #[derive(Debug)]
 pub enum Normalized {
     Change(Box<Change>),
-    /// One entry for each scope concerned; a rename concerns two.
+    /// A rename concerns two scopes.
     Gap {
         scopes: SmallVec<[Scope; 2]>,
         reason: GapReason,

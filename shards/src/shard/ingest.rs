@@ -166,11 +166,16 @@ impl Shard {
 
     fn on_gap(&mut self, gap: &Gap, out: &mut Vec<Output>) {
         self.stats.gaps += 1;
-        let slots: Vec<u32> = match &gap.scope {
-            Scope::Everything => self.subs.iter().map(|(id, _)| id.slot).collect(),
-            Scope::Tenant(tenant) => self.index.members_of_tenant(tenant).collect(),
-            Scope::Collection { tenant, collection } => self.index.members_of(tenant, collection).to_vec(),
-        };
+        let mut slots: Vec<u32> = Vec::new();
+        for scope in &gap.scopes {
+            match scope {
+                Scope::Everything => slots.extend(self.subs.iter().map(|(id, _)| id.slot)),
+                Scope::Tenant(tenant) => slots.extend(self.index.members_of_tenant(tenant)),
+                Scope::Collection { tenant, collection } => slots.extend(self.index.members_of(tenant, collection)),
+            }
+        }
+        slots.sort_unstable();
+        slots.dedup();
         let mut targets: Vec<(GatewayId, Target)> = slots
             .iter()
             .filter_map(|slot| self.subs.at(*slot))

@@ -170,6 +170,27 @@ fn a_gap_has_its_place_in_the_order_and_is_acked() {
 }
 
 #[test]
+fn a_gap_of_two_collections_is_settled_once_both_are_done_with_it() {
+    let collection = |name: &str| Scope::Collection { tenant: "t".into(), collection: name.to_owned().into() };
+    for (first, second) in [("c", "d"), ("d", "c"), ("other", "d"), ("d", "other")] {
+        let mut world = World::new();
+        let old = world.watching("old", &["s"]);
+        let new = world.hello("new");
+        world.subscribe(new, vec![SubscribeItem { collection: "d".into(), ..item("n", "") }]);
+        world.sync_done(new);
+        world.seen();
+        world.pump(new);
+        world.gap_of([collection(first), collection(second)]);
+        world.pump(old);
+        world.done(old);
+        assert_eq!(world.settled(), Some(0), "{first} and {second}: one is owed it");
+        world.pump(new).is(&["n gap 1"]);
+        world.done(new);
+        assert_eq!(world.settled(), Some(1));
+    }
+}
+
+#[test]
 fn acks_that_cannot_be_end_the_session() {
     for acks in [&[(2, 0)][..], &[(0, 1)], &[(1, 1), (1, 0)], &[(1, 0), (0, 0)]] {
         let mut world = World::new();

@@ -240,8 +240,13 @@ impl World {
     }
 
     pub(super) fn gap(&mut self, scope: Scope) {
+        self.gap_of([scope]);
+    }
+
+    pub(super) fn gap_of(&mut self, scopes: impl IntoIterator<Item = Scope>) {
         self.time += 1;
-        let gap = Gap { position: position(self.time), scope, reason: GapReason::Dropped };
+        let scopes = scopes.into_iter().collect();
+        let gap = Gap { position: position(self.time), scopes, reason: GapReason::Dropped };
         self.input(Input::Ingest(FromIngest::Gap(Arc::new(gap))));
     }
 
