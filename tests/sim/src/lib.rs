@@ -14,9 +14,11 @@
 //! At the end the faults cease, all that is under way arrives, and every subscription must have got exactly what the oracle says, in order.
 
 mod application;
+mod config;
 mod connection;
 mod history;
 mod node;
 mod world;
 
-pub use world::{Broken, Outcome, SimConfig, run};
+pub use config::{Broken, Outcome, SimConfig};
+pub use world::run;
