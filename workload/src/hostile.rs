@@ -15,20 +15,21 @@ const SIZES: [usize; 9] = [1, 2, 15, 33, 49, 129, 1_001, 2_047, 8_000];
 
 /// All of them. No two families have the same name.
 pub fn families() -> Vec<Family> {
-    let of_every_size: [(&'static str, fn(usize) -> Vec<String>); 6] = [
-        ("nesting", nesting),
-        ("chains", chains),
-        ("repeated signs", signs),
-        ("long literals", literals),
-        ("loops", loops),
-        ("regular expressions", regexes),
-    ];
-    let mut families: Vec<Family> = of_every_size
-        .into_iter()
-        .map(|(name, make)| Family { name, expressions: SIZES.into_iter().flat_map(make).collect() })
-        .collect();
-    families.push(Family { name: "listed", expressions: LISTED.iter().map(|text| (*text).to_owned()).collect() });
-    families
+    vec![
+        Family::of_every_size("nesting", nesting),
+        Family::of_every_size("chains", chains),
+        Family::of_every_size("repeated signs", signs),
+        Family::of_every_size("long literals", literals),
+        Family::of_every_size("loops", loops),
+        Family::of_every_size("regular expressions", regexes),
+        Family { name: "listed", expressions: LISTED.iter().map(|text| (*text).to_owned()).collect() },
+    ]
+}
+
+impl Family {
+    fn of_every_size(name: &'static str, make: fn(usize) -> Vec<String>) -> Self {
+        Self { name, expressions: SIZES.into_iter().flat_map(make).collect() }
+    }
 }
 
 fn around(open: &str, inner: &str, close: &str, n: usize) -> String {

@@ -1,0 +1,10 @@
+//! One change on a shard, until the frames for its Gateways are written; and the ring that brings it there.
+
+use bench::{measure, ring, shard};
+
+fn main() {
+    let mut criterion = measure::criterion();
+    measure::bench(&mut criterion, "shard", shard::scenarios());
+    measure::bench(&mut criterion, "ring", ring::scenarios());
+    criterion.final_summary();
+}

@@ -1,0 +1,82 @@
+//! An allocator that counts, for a binary that declares it as its global one.
+#![allow(unsafe_code, reason = "an allocator is made of unsafe functions; each hands its arguments on to the system's")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+/// The system's allocator, counted.
+#[derive(Debug)]
+pub struct Counting;
+
+static NOW_BYTES: AtomicUsize = AtomicUsize::new(0);
+static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static ALLOCATED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+fn grew(bytes: usize) {
+    let now = NOW_BYTES.fetch_add(bytes, Relaxed) + bytes;
+    PEAK_BYTES.fetch_max(now, Relaxed);
+    ALLOCATIONS.fetch_add(1, Relaxed);
+    ALLOCATED_BYTES.fetch_add(bytes as u64, Relaxed);
+}
+
+fn shrank(bytes: usize) {
+    NOW_BYTES.fetch_sub(bytes, Relaxed);
+}
+
+// SAFETY: every function calls the system allocator's function of the same name with the same arguments and gives back what that
+// gave; so what the system allocator promises of memory, and asks of its caller, holds unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grew(layout.size());
+        // SAFETY: the caller keeps to the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        grew(layout.size());
+        // SAFETY: the caller keeps to the contract of `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        shrank(layout.size());
+        grew(size);
+        // SAFETY: the caller keeps to the contract of `realloc`; `memory` came from `System`, as all memory here does.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        shrank(layout.size());
+        // SAFETY: the caller keeps to the contract of `dealloc`; `memory` came from `System`, as all memory here does.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+/// What a piece of work took from the heap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Calls for memory, those that change a size among them.
+    pub allocations: u64,
+    /// Bytes asked for in all.
+    pub allocated_bytes: u64,
+    /// The most that was held at once, over what was held before.
+    pub peak_bytes: usize,
+}
+
+/// Does `work` and tells what it took. All zero in a binary whose allocator isn't [`Counting`]; right only while no other thread is at
+/// work.
+pub fn usage_of<R>(work: impl FnOnce() -> R) -> (R, Usage) {
+    let held = NOW_BYTES.load(Relaxed);
+    PEAK_BYTES.store(held, Relaxed);
+    let (allocations, allocated_bytes) = (ALLOCATIONS.load(Relaxed), ALLOCATED_BYTES.load(Relaxed));
+    let result = work();
+    let usage = Usage {
+        allocations: ALLOCATIONS.load(Relaxed) - allocations,
+        allocated_bytes: ALLOCATED_BYTES.load(Relaxed) - allocated_bytes,
+        peak_bytes: PEAK_BYTES.load(Relaxed).saturating_sub(held),
+    };
+    (result, usage)
+}
