@@ -170,7 +170,7 @@ impl IngestCore {
         stream.enqueued = position;
         stream.settlement.read(ResumePoint { position, token: Some(ResumeToken(event.slice_ref(token.as_bytes()))) });
         match normalized {
-            Normalized::Change(change) => self.change(backend, *change, out),
+            Normalized::Change(change) => self.change(backend, change, out),
             Normalized::Gap { scopes, reason } => self.gap(backend, position, scopes, reason, out),
             Normalized::Skip(why) => self.counters.skipped[why as usize] += 1,
         }

@@ -13,8 +13,12 @@ use wire::{GapReason, Operation, Position};
 
 /// What becomes of one change event.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once, for every event: a box costs more than the move"
+)]
 pub enum Normalized {
-    Change(Box<Change>),
+    Change(Change),
     /// A rename concerns two scopes.
     Gap {
         scopes: SmallVec<[Scope; 2]>,
@@ -84,25 +88,29 @@ impl<'a> RawEvent<'a> {
     pub fn parse(event: &'a [u8]) -> Result<Self, Malformed> {
         let bad = |error: bson::error::Error| Malformed::Bson(error.to_string());
         let mut fields = Self::default();
-        for element in RawDocument::from_bytes(event).map_err(bad)? {
-            let (name, value) = element.map_err(bad)?;
-            match name.as_str() {
-                "_id" => fields.token = value.as_document(),
-                "operationType" => fields.operation = value.as_str().unwrap_or_default(),
+        for element in RawDocument::from_bytes(event).map_err(bad)?.iter_elements() {
+            let element = element.map_err(bad)?;
+            // A value is read, and its text checked, only where it is wanted.
+            let value = || element.value().map_err(bad);
+            match element.key().as_str() {
+                "_id" => fields.token = value()?.as_document(),
+                "operationType" => fields.operation = value()?.as_str().unwrap_or_default(),
                 "clusterTime" => {
                     fields.cluster_time =
-                        value.as_timestamp().map(|t| (u64::from(t.time) << 32) | u64::from(t.increment));
+                        value()?.as_timestamp().map(|t| (u64::from(t.time) << 32) | u64::from(t.increment));
                 }
-                "ns" => (fields.database, fields.collection) = value.as_document().map(namespace).unwrap_or_default(),
+                "ns" => {
+                    (fields.database, fields.collection) = value()?.as_document().map(namespace).unwrap_or_default()
+                }
                 "to" => {
-                    if let Some((Some(database), Some(collection))) = value.as_document().map(namespace) {
+                    if let Some((Some(database), Some(collection))) = value()?.as_document().map(namespace) {
                         fields.renamed_to = Some((database, collection));
                     }
                 }
-                "documentKey" => fields.key = value.as_document().and_then(|key| key.get("_id").ok().flatten()),
-                "fullDocument" => fields.after = value.as_document(),
-                "fullDocumentBeforeChange" => fields.before = value.as_document(),
-                "updateDescription" => fields.update = value.as_document(),
+                "documentKey" => fields.key = value()?.as_document().and_then(|key| key.get("_id").ok().flatten()),
+                "fullDocument" => fields.after = value()?.as_document(),
+                "fullDocumentBeforeChange" => fields.before = value()?.as_document(),
+                "updateDescription" => fields.update = value()?.as_document(),
                 _ => {}
             }
         }
@@ -111,7 +119,21 @@ impl<'a> RawEvent<'a> {
 }
 
 fn namespace(ns: &RawDocument) -> (Option<&str>, Option<&str>) {
-    (ns.get_str("db").ok(), ns.get_str("coll").ok())
+    let (mut database, mut collection) = (None, None);
+    for element in ns.iter_elements().map_while(Result::ok) {
+        let text = || element.value().ok().and_then(|value| value.as_str());
+        match element.key().as_str() {
+            "db" => database = text(),
+            "coll" => collection = text(),
+            _ => {}
+        }
+    }
+    (database, collection)
+}
+
+/// A text that `fields` were read from, as a slice of `event`.
+fn slice_of(event: &Bytes, text: &str) -> ByteString {
+    ByteString::try_from(event.slice_ref(text.as_bytes())).expect("the bytes of a text are a text")
 }
 
 /// The root fields of a document that place it, under the `Nested` mapping.
@@ -125,15 +147,17 @@ struct Root<'a> {
 fn root<'a>(document: &'a RawDocument, names: &Nested) -> Root<'a> {
     let mut found = Root::default();
     let mut tenant_rank = usize::MAX;
-    for (name, value) in document.iter().filter_map(Result::ok) {
-        let name = name.as_str();
+    for element in document.iter_elements().map_while(Result::ok) {
+        let name = element.key().as_str();
+        // A value is read, and its text checked, only where it is wanted.
+        let text = || element.value().ok().and_then(|value| value.as_str());
         if name == names.collection {
-            found.collection = value.as_str();
+            found.collection = text();
         } else if name == names.deleted {
-            found.deleted = value.as_bool().unwrap_or(false);
+            found.deleted = element.value().ok().and_then(|value| value.as_bool()).unwrap_or(false);
         } else if let Some(rank) = names.tenant.iter().position(|tenant| tenant == name)
             && rank < tenant_rank
-            && let Some(tenant) = value.as_str()
+            && let Some(tenant) = text()
         {
             tenant_rank = rank;
             found.tenant = Some(tenant);
@@ -188,8 +212,8 @@ fn plain(
     operation: Operation,
     key: RawBsonRef<'_>,
 ) -> Result<Normalized, Malformed> {
-    let tenant: ByteString = fields.database.ok_or(Malformed::Lacks("ns.db"))?.into();
-    let collection: ByteString = fields.collection.ok_or(Malformed::Lacks("ns.coll"))?.into();
+    let tenant = slice_of(event, fields.database.ok_or(Malformed::Lacks("ns.db"))?);
+    let collection = slice_of(event, fields.collection.ok_or(Malformed::Lacks("ns.coll"))?);
     let image = |document: &RawDocument| Image {
         tenant: tenant.clone(),
         collection: collection.clone(),
@@ -201,7 +225,7 @@ fn plain(
         .then(|| Bare { tenant: Some(tenant.clone()), collection: Some(collection.clone()) });
     let key = Bytes::from(predicate::stored_id(key));
     let document_id = Some(key.clone());
-    Ok(Normalized::Change(Box::new(Change { position, operation, key, document_id, before, after, bare })))
+    Ok(Normalized::Change(Change { position, operation, key, document_id, before, after, bare }))
 }
 
 fn nested(
@@ -229,8 +253,8 @@ fn nested(
     let image = |document: Option<&RawDocument>, found: Option<Root<'_>>| {
         let (document, found) = document.zip(found)?;
         Some(Image {
-            tenant: found.tenant?.into(),
-            collection: found.collection?.into(),
+            tenant: slice_of(event, found.tenant?),
+            collection: slice_of(event, found.collection?),
             document: event.slice_ref(document.as_bytes()),
         })
     };
@@ -238,13 +262,13 @@ fn nested(
     let after = image(after, after_root);
     let bare = match (&before, &after) {
         (None, None) if operation == Operation::Delete => {
-            Some(Bare { tenant: key_tenant.map(ByteString::from), collection: None })
+            Some(Bare { tenant: key_tenant.map(|tenant| slice_of(event, tenant)), collection: None })
         }
         (None, None) => return Normalized::Skip(Skip::NoPlace),
         _ => None,
     };
     let key = Bytes::from(predicate::stored_id(key));
-    Normalized::Change(Box::new(Change { position, operation: seen_as, key, document_id: None, before, after, bare }))
+    Normalized::Change(Change { position, operation: seen_as, key, document_id: None, before, after, bare })
 }
 
 /// What an operation is to subscribers where documents are deleted softly. An update is judged by what it changed, never by the
