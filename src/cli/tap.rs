@@ -1,13 +1,13 @@
 //! `streamer tap`: prints matching changes of a running node as they happen.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use bson::Bson;
 use clap::Args;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use streamer_gateway::{AppEvent, Certainty, Change, Event, Gateway, GatewayBuilder, Subscription};
+use streamer_gateway::{AppEvent, Certainty, Change, Event, Gateway, GatewayBuilder, Subscription, SubscriptionKey};
 
 use super::{Failed, ReaderGone, print};
 use crate::control::names_loopback;
@@ -84,8 +84,24 @@ async fn tap(args: &TapArgs) -> Result<ExitCode, Failed> {
             break Ok(());
         }
     };
+    leave(&mut gateway, &subscription(args).key()).await;
     gateway.close().await;
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Ends the subscription at the node, where it would otherwise outlive this process and be waited for at a restart. A node that can't be
+/// reached forgets it by itself once its time is over.
+async fn leave(gateway: &mut Gateway, key: &SubscriptionKey) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const LOOK_EVERY: Duration = Duration::from_millis(10);
+    gateway.unsubscribe(key);
+    let gone = async {
+        while gateway.status().subscriptions > 0 && gateway.error().is_none() {
+            // What is still on its way must be taken for the end to come through.
+            let _ = tokio::time::timeout(LOOK_EVERY, gateway.next()).await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, gone).await;
 }
 
 fn subscription(args: &TapArgs) -> Subscription {

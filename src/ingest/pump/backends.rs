@@ -194,14 +194,28 @@ impl Pump {
                 self.backends[index].after_loss = true;
                 self.open(index, Start::Now);
             }
-            SourceError::HistoryLost(why) | SourceError::BadToken(why) => self.halt(
+            SourceError::HistoryLost(why) => self.halt(
                 index,
                 format!(
-                    "the source no longer has what comes next: {why}. `streamer checkpoint reset` and a restart read from now; \
-                     `checkpoint.on_history_lost = \"from_now\"` does so by itself and tells every subscription of the gap"
+                    "the source no longer has what comes next: {why}. Stop the node, run `streamer checkpoint reset`, and start it: \
+                     it then reads from now. `checkpoint.on_history_lost = \"from_now\"` does so by itself and tells every \
+                     subscription of the gap"
                 ),
             ),
-            SourceError::Oversize(why) => self.halt(index, format!("the next event is too large to be read: {why}")),
+            SourceError::BadToken(why) => self.halt(
+                index,
+                format!(
+                    "the source refuses the place to go on from: {why}. If it is the right source, stop the node, run `streamer \
+                     checkpoint reset`, and start it: it then reads from now, and what happened since is not delivered"
+                ),
+            ),
+            SourceError::Oversize(why) => self.halt(
+                index,
+                format!(
+                    "the next event is too large to be read: {why}. To go on behind it, stop the node, run `streamer checkpoint \
+                     reset`, and start it: it then reads from now, and what happened since is not delivered"
+                ),
+            ),
             SourceError::Ended(why) => {
                 tracing::warn!(backend = name, "stream ended ({why}); reopening after it");
                 self.reopen(index);
