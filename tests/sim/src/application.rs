@@ -142,7 +142,9 @@ impl Application {
         let Some(held) = self.held.iter_mut().filter(|held| !held.done).nth(index) else { return };
         held.done = true;
         self.core.handle(Input::Done(held.token), now);
-        while let Some(held) = self.held.pop_front_if(|held| held.done) {
+        while self.held.front().is_some_and(|held| held.done)
+            && let Some(held) = self.held.pop_front()
+        {
             if let Some(subscription) = self.subscriptions.get_mut(&held.key) {
                 subscription.persisted.take(held.effect);
                 if let Some(positions) = self.core.positions(&held.key).filter(|positions| !positions.is_empty()) {

@@ -96,10 +96,7 @@ impl Node {
             pending: VecDeque::new(),
             admits: VecDeque::new(),
             cursor: None,
-            used: vec![
-                Arc::new(FilterSnapshot { everything: false, ..FilterSnapshot::unpublished() });
-                usize::from(shards)
-            ],
+            used: (0..shards).map(|_| Arc::new(FilterSnapshot::default())).collect(),
             started_from: saved,
             broken,
             outputs: Vec::new(),

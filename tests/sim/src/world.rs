@@ -491,7 +491,7 @@ impl World {
                 (gateway == application.name).then(|| known.get(key).map(|(base, _)| (*base).clone())).flatten()
             };
             for ((_, key), changes) in self.history.expected(&self.oracle, base) {
-                let owed = changes.iter().filter(|(id, _)| id.is_covered_by(&point)).next_back();
+                let owed = changes.iter().rfind(|(id, _)| id.is_covered_by(&point));
                 if let (Some((id, _)), Some((_, positions))) = (owed, known.get(&key)) {
                     assert!(positions.covers(id), "the checkpoint names {point}, but {key:?} isn't done with {id}");
                 }
