@@ -28,6 +28,8 @@ pub const STRING_BYTES_MAX: usize = 4 << 10;
 pub const NUMBER_BYTES_MAX: usize = 64;
 /// Bytes of a regular expression.
 pub const REGEX_BYTES_MAX: usize = 1 << 10;
+/// Groups and repetitions of a regular expression within each other.
+pub const REGEX_NESTING_MAX: u32 = 50;
 /// Bytes that a compiled regular expression may take.
 pub const REGEX_COMPILED_BYTES_MAX: usize = 256 << 10;
 

@@ -2,10 +2,7 @@
 
 use regex::{Regex, RegexBuilder};
 
-use super::limits::{REGEX_BYTES_MAX, REGEX_COMPILED_BYTES_MAX};
-
-/// Groups and repetitions within each other.
-const REGEX_NESTING_MAX: u32 = 50;
+use super::limits::{REGEX_BYTES_MAX, REGEX_COMPILED_BYTES_MAX, REGEX_NESTING_MAX};
 
 /// Why a pattern is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

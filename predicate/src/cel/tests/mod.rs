@@ -31,8 +31,8 @@ fn evaluate(predicate: &Predicate, image: &RawDocumentBuf, before: Option<&RawDo
 fn documented_bounds() {
     use crate::cel::limits::{
         DEPTH_MAX, EXPR_BYTES_MAX, LIST_ITEMS_MAX, MACRO_DEPTH_MAX, MACROS_MAX, NESTING_MAX, NUMBER_BYTES_MAX,
-        OPERATORS_MAX, POSTFIX_MAX, REGEX_BYTES_MAX, REGEX_COMPILED_BYTES_MAX, STRING_BYTES_MAX, TERNARIES_MAX,
-        TOKENS_MAX, UNARY_MAX,
+        OPERATORS_MAX, POSTFIX_MAX, REGEX_BYTES_MAX, REGEX_COMPILED_BYTES_MAX, REGEX_NESTING_MAX, STRING_BYTES_MAX,
+        TERNARIES_MAX, TOKENS_MAX, UNARY_MAX,
     };
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/semantics.md")).unwrap();
     let grouped = |number: usize| match number {
@@ -50,7 +50,11 @@ fn documented_bounds() {
         format!("| {MACROS_MAX}, at most {MACRO_DEPTH_MAX} within each other |"),
         format!("| {}; {NUMBER_BYTES_MAX} characters |", kib(STRING_BYTES_MAX)),
         format!("| depth of the syntax tree | {DEPTH_MAX} |"),
-        format!("at most {}, and compiles to at most {}", kib(REGEX_BYTES_MAX), kib(REGEX_COMPILED_BYTES_MAX)),
+        format!(
+            "at most {}, at most {REGEX_NESTING_MAX} groups and repetitions within each other, and compiles to at most {}",
+            kib(REGEX_BYTES_MAX),
+            kib(REGEX_COMPILED_BYTES_MAX)
+        ),
         format!("of 2^{} units", EVALUATION_UNITS_MAX.ilog2()),
         format!("{} of JSON, {} filters", kib(crate::FILTERS_BYTES_MAX), crate::FILTERS_MAX),
         format!("{} values in a list", grouped(crate::LIST_MAX)),
