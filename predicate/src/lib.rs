@@ -12,6 +12,7 @@
 mod cel;
 pub mod extjson;
 mod filter;
+mod lookup;
 pub mod mapping;
 mod number;
 mod path;
@@ -21,6 +22,7 @@ use bson::RawDocument;
 
 pub use cel::{interpreter_panics, limits};
 pub use filter::{FILTERS_BYTES_MAX, FILTERS_MAX, LIST_MAX, Op};
+pub use lookup::field;
 pub use mapping::{Mapping, MappingError, Nested};
 pub use path::{PATH_BYTES_MAX, PATH_DEPTH_MAX, Path};
 pub use value::{

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument};
 
+pub(crate) use crate::lookup::field;
 use crate::mapping::Nested;
 
 /// Segments of a dotted path.
@@ -88,17 +89,6 @@ impl fmt::Display for Path {
     }
 }
 
-/// The first field of that name, as everywhere in this crate. A malformed document counts as one that ends where it breaks.
-pub(crate) fn field<'a>(document: &'a RawDocument, name: &str) -> Option<RawBsonRef<'a>> {
-    for element in document.iter_elements() {
-        let element = element.ok()?;
-        if element.key().as_str() == name {
-            return element.value().ok();
-        }
-    }
-    None
-}
-
 pub(crate) fn walk<'a, N: AsRef<str>>(document: &'a RawDocument, names: &[N]) -> Option<RawBsonRef<'a>> {
     let (last, parents) = names.split_last()?;
     let mut document = document;
@@ -110,20 +100,10 @@ pub(crate) fn walk<'a, N: AsRef<str>>(document: &'a RawDocument, names: &[N]) ->
 
 /// `data.id` when it is a string, else the last segment of the full path.
 pub(crate) fn nested_id<'a>(image: &'a RawDocument, data: &str, id: &str, full_path: &str) -> Option<&'a str> {
-    let mut path = None;
-    let mut data_seen = false;
-    for element in image.iter_elements() {
-        let Ok(element) = element else { break };
-        let name = element.key().as_str();
-        if name == data && !data_seen {
-            data_seen = true;
-            let user = element.value().ok().and_then(|value| value.as_document());
-            if let Some(RawBsonRef::String(found)) = user.and_then(|user| field(user, id)) {
-                return Some(found);
-            }
-        } else if name == full_path && path.is_none() {
-            path = element.value().ok().and_then(|value| value.as_str());
-        }
+    let user = field(image, data).and_then(|value| value.as_document());
+    if let Some(RawBsonRef::String(found)) = user.and_then(|user| field(user, id)) {
+        return Some(found);
     }
-    path.map(|path: &str| path.rsplit('/').next().unwrap_or(path))
+    let path = field(image, full_path)?.as_str()?;
+    Some(path.rsplit('/').next().unwrap_or(path))
 }

@@ -175,7 +175,8 @@ pub fn raw_of_stored_id(stored: &[u8]) -> Option<RawBsonRef<'_>> {
     raw_of_parts(*kind, value)
 }
 
-fn raw_of_parts(kind: u8, value: &[u8]) -> Option<RawBsonRef<'_>> {
+/// A value from its type and its bytes.
+pub(crate) fn raw_of_parts(kind: u8, value: &[u8]) -> Option<RawBsonRef<'_>> {
     let fixed = || <[u8; 8]>::try_from(value).ok();
     Some(match ElementType::from(kind)? {
         ElementType::Double => RawBsonRef::Double(f64::from_le_bytes(fixed()?)),

@@ -6,7 +6,7 @@
 use bson::{RawBsonRef, RawDocument};
 use bytes::Bytes;
 use bytestring::ByteString;
-use predicate::{Mapping, mapping::Nested};
+use predicate::{Mapping, field, mapping::Nested};
 use shards::{Bare, Change, Image, Scope};
 use smallvec::{SmallVec, smallvec};
 use wire::{GapReason, Operation, Position};
@@ -107,7 +107,7 @@ impl<'a> RawEvent<'a> {
                         fields.renamed_to = Some((database, collection));
                     }
                 }
-                "documentKey" => fields.key = value()?.as_document().and_then(|key| key.get("_id").ok().flatten()),
+                "documentKey" => fields.key = value()?.as_document().and_then(|key| field(key, "_id")),
                 "fullDocument" => fields.after = value()?.as_document(),
                 "fullDocumentBeforeChange" => fields.before = value()?.as_document(),
                 "updateDescription" => fields.update = value()?.as_document(),
@@ -119,16 +119,8 @@ impl<'a> RawEvent<'a> {
 }
 
 fn namespace(ns: &RawDocument) -> (Option<&str>, Option<&str>) {
-    let (mut database, mut collection) = (None, None);
-    for element in ns.iter_elements().map_while(Result::ok) {
-        let text = || element.value().ok().and_then(|value| value.as_str());
-        match element.key().as_str() {
-            "db" => database = text(),
-            "coll" => collection = text(),
-            _ => {}
-        }
-    }
-    (database, collection)
+    let text = |name| field(ns, name).and_then(|value| value.as_str());
+    (text("db"), text("coll"))
 }
 
 /// A text that `fields` were read from, as a slice of `event`.
@@ -137,7 +129,6 @@ fn slice_of(event: &Bytes, text: &str) -> ByteString {
 }
 
 /// The root fields of a document that place it, under the `Nested` mapping.
-#[derive(Default)]
 struct Root<'a> {
     tenant: Option<&'a str>,
     collection: Option<&'a str>,
@@ -145,25 +136,12 @@ struct Root<'a> {
 }
 
 fn root<'a>(document: &'a RawDocument, names: &Nested) -> Root<'a> {
-    let mut found = Root::default();
-    let mut tenant_rank = usize::MAX;
-    for element in document.iter_elements().map_while(Result::ok) {
-        let name = element.key().as_str();
-        // A value is read, and its text checked, only where it is wanted.
-        let text = || element.value().ok().and_then(|value| value.as_str());
-        if name == names.collection {
-            found.collection = text();
-        } else if name == names.deleted {
-            found.deleted = element.value().ok().and_then(|value| value.as_bool()).unwrap_or(false);
-        } else if let Some(rank) = names.tenant.iter().position(|tenant| tenant == name)
-            && rank < tenant_rank
-            && let Some(tenant) = text()
-        {
-            tenant_rank = rank;
-            found.tenant = Some(tenant);
-        }
+    let text = |name: &String| field(document, name).and_then(|value| value.as_str());
+    Root {
+        tenant: names.tenant.iter().find_map(text),
+        collection: text(&names.collection),
+        deleted: field(document, &names.deleted).and_then(|value| value.as_bool()).unwrap_or(false),
     }
-    found
 }
 
 /// Normalizes a change event whose fields have been read and whose place is known. `event` holds the bytes that `fields` were
@@ -293,7 +271,8 @@ fn soft(
         };
     }
     let Some(update) = fields.update else { return operation };
-    let set = update.get_document("updatedFields").ok().and_then(|set| set.get(names.deleted.as_str()).ok().flatten());
+    let set =
+        field(update, "updatedFields").and_then(|set| set.as_document()).and_then(|set| field(set, &names.deleted));
     let removed = update
         .get_array("removedFields")
         .is_ok_and(|removed| removed.into_iter().flatten().any(|name| name.as_str() == Some(&names.deleted)));
