@@ -125,6 +125,11 @@ impl IngestCore {
         self.gap(backend, position, smallvec![Scope::Everything], GapReason::HistoryLost, out);
     }
 
+    /// Whether every backend has a start position. No subscription is live before.
+    pub fn has_all_starts(&self) -> bool {
+        self.streams.iter().all(Option::is_some)
+    }
+
     /// Where the stream of a backend must be reopened so that nothing is missed.
     pub fn resume_point(&self, backend: usize) -> Option<&ResumePoint> {
         self.streams[backend].as_ref().map(|stream| stream.settlement.latest())
@@ -262,7 +267,7 @@ impl IngestCore {
     /// Puts out the `FilterSeen` that have become due: called by itself from [`Self::filter`], and by the driver after
     /// [`Self::opened`].
     pub fn announce_filters(&mut self, out: &mut Vec<ToShard>) {
-        if self.streams.iter().any(Option::is_none) {
+        if !self.has_all_starts() {
             return;
         }
         let positions = self.positions();

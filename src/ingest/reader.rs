@@ -1,8 +1,9 @@
 //! One task a backend, on the ingest thread: opens the stream and hands on its batches, so that the next one is fetched while
 //! this one is worked on.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::source::{Batch, Identity, Purpose, Source, SourceError, Start};
@@ -41,7 +42,7 @@ pub(super) fn identify(
     to_pump: mpsc::Sender<FromReader>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let what = match source.identity().await {
+        let what = match caught(async { source.identity().await }).await {
             Ok(identity) => Said::Identified(identity),
             Err(error) => Said::Failed(error),
         };
@@ -60,7 +61,7 @@ pub(super) fn read(
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
         let say = async |what| to_pump.send(FromReader { backend, attempt, what }).await.is_ok();
-        let mut opened = match source.open(start, Purpose::Live).await {
+        let mut opened = match caught(async { source.open(start, Purpose::Live).await }).await {
             Ok(opened) => opened,
             Err(error) => {
                 say(Said::Failed(error)).await;
@@ -71,7 +72,7 @@ pub(super) fn read(
             return;
         }
         loop {
-            match opened.stream.next(AWAIT).await {
+            match caught(async { opened.stream.next(AWAIT).await }).await {
                 Ok(batch) => {
                     if !say(Said::Batch(batch)).await {
                         return;
@@ -84,4 +85,17 @@ pub(super) fn read(
             }
         }
     })
+}
+
+/// A panic as a failure of the source, which is then opened anew: a task that ended without a word would leave its backend unread
+/// for ever. Nothing that the panic may have left half done is used again.
+async fn caught<T>(source: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    AssertUnwindSafe(source).catch_unwind().await.unwrap_or_else(|panic| {
+        Err(SourceError::Transient(format!("the code that reads it panicked: {}", message(&*panic))))
+    })
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }

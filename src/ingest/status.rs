@@ -18,6 +18,8 @@ pub enum Phase {
     /// Reached; waits for the Gateways that the checkpoint names.
     Registration,
     Opening,
+    /// Has been opened; waits until every other backend has been, too.
+    Waiting,
     Reading,
     /// Lost or refused; tried again by itself.
     Retrying,
@@ -31,6 +33,7 @@ impl Phase {
             Phase::Connecting => "connecting",
             Phase::Registration => "registration",
             Phase::Opening => "opening",
+            Phase::Waiting => "waiting",
             Phase::Reading => "reading",
             Phase::Retrying => "retrying",
             Phase::Halted => "halted",

@@ -95,7 +95,7 @@ impl CellSignal {
 
 /// The writing end, which the shard's thread holds. It publishes only what has changed.
 #[derive(Debug)]
-pub(super) struct CellWriter {
+pub struct CellWriter {
     cells: Arc<Cells>,
     signal: Arc<CellSignal>,
     settled: Positions,
@@ -103,7 +103,8 @@ pub(super) struct CellWriter {
 }
 
 impl CellWriter {
-    pub(super) fn new(signal: Arc<CellSignal>) -> Self {
+    /// Cells that nothing was published in yet.
+    pub fn new(signal: Arc<CellSignal>) -> Self {
         let cells = Cells {
             settled: ArcSwap::default(),
             filter: ArcSwap::from_pointee(FilterSnapshot::unpublished()),
@@ -115,11 +116,11 @@ impl CellWriter {
         Self { cells: Arc::new(cells), signal, settled: Positions::default(), sync_version: 0 }
     }
 
-    pub(super) fn cells(&self) -> Arc<Cells> {
+    pub fn cells(&self) -> Arc<Cells> {
         Arc::clone(&self.cells)
     }
 
-    pub(super) fn settled(&mut self, settled: Positions) {
+    pub fn settled(&mut self, settled: Positions) {
         if settled != self.settled {
             self.cells.settled.store(Arc::new(settled.clone()));
             self.settled = settled;
@@ -127,13 +128,13 @@ impl CellWriter {
         }
     }
 
-    pub(super) fn filter(&mut self, filter: FilterSnapshot) {
+    pub fn filter(&mut self, filter: FilterSnapshot) {
         self.cells.filter.store(Arc::new(filter));
         self.signal.raise();
     }
 
     /// `state` is only asked for when `version` is another than the one published.
-    pub(super) fn sync(&mut self, version: u64, state: impl FnOnce() -> SyncState) {
+    pub fn sync(&mut self, version: u64, state: impl FnOnce() -> SyncState) {
         if version != self.sync_version {
             self.sync_version = version;
             self.cells.sync.store(Arc::new(state()));
@@ -141,12 +142,12 @@ impl CellWriter {
         }
     }
 
-    pub(super) fn stats(&mut self, stats: StatsSnapshot) {
+    pub fn stats(&mut self, stats: StatsSnapshot) {
         self.cells.stats.store(Arc::new(stats));
     }
 
     /// `count` is only called when somebody has asked since it was called last.
-    pub(super) fn subscriptions(&mut self, count: impl FnOnce() -> SubscriptionCounts) {
+    pub fn subscriptions(&mut self, count: impl FnOnce() -> SubscriptionCounts) {
         if self.cells.subscriptions_asked.swap(false, Ordering::AcqRel) {
             self.cells.subscriptions.store(Arc::new(count()));
         }

@@ -27,7 +27,7 @@ mod stats;
 mod thread;
 
 pub use self::{
-    cells::{CellSignal, Cells},
+    cells::{CellSignal, CellWriter, Cells},
     executor::{ExecutorError, Preflight, RuntimeChoice, RuntimeKind, RuntimeUnavailable, RuntimeUsed, UnknownRuntime},
     hub::FromShard,
     quic::{Authenticator, AuthorizedGateway, QuicConfig, SocketBuffers, TlsError},

@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// Times that opening before the checkpoint is tried while the source only seems to be away: about half a minute.
+const REWINDS_FAILED_MAX: u32 = 10;
+
 impl Pump {
     pub(super) fn identify(&mut self, index: usize) {
         let backend = &mut self.backends[index];
@@ -168,9 +171,31 @@ impl Pump {
         // A place to go on from must exist before the first delivery, or a node that dies young would forget it.
         if first {
             self.begun = true;
-            self.filters_due = true;
+            self.filters_due = self.links.iter().map(|link| link.cells.sync().synced_filter).collect();
             self.checkpoint_at = Instant::now();
         }
+        if !self.core.has_all_starts() {
+            self.put_off(index);
+            return;
+        }
+        for other in 0..self.backends.len() {
+            if self.backends[other].phase == Phase::Waiting
+                && let Some(point) = self.core.resume_point(other).cloned()
+            {
+                self.open(other, start_after(&point));
+            }
+        }
+    }
+
+    /// Ends a stream whose start is known, until all have one.
+    fn put_off(&mut self, index: usize) {
+        let backend = &mut self.backends[index];
+        tracing::info!(backend = backend.source.name(), "read once every other backend has been opened");
+        if let Some(task) = backend.task.take() {
+            task.abort();
+        }
+        backend.attempt += 1;
+        backend.phase = Phase::Waiting;
     }
 
     fn failed(&mut self, index: usize, error: SourceError) {
@@ -180,7 +205,11 @@ impl Pump {
         }
         // Whatever this attempt still has in the channel is of no interest.
         self.backends[index].attempt += 1;
-        if std::mem::take(&mut self.backends[index].rewinding) {
+        let backend = &mut self.backends[index];
+        let passing = matches!(error, SourceError::Transient(_)) && backend.rewinds_failed < REWINDS_FAILED_MAX;
+        backend.rewinds_failed += u32::from(backend.rewinding);
+        // What goes away by itself is no reason to leave out what a Gateway lacks: the retry asks for the same start.
+        if std::mem::take(&mut backend.rewinding) && !passing {
             tracing::warn!(backend = name, "can't start before the checkpoint ({error}); starting at it");
             if let Some(saved) = &self.backends[index].saved {
                 let start = start_after(&saved.resume_point());

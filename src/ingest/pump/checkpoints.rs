@@ -5,7 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Pump;
-use crate::checkpoint::{BackendCheckpoint, Checkpoint, CheckpointError, CheckpointStore};
+use crate::{
+    checkpoint::{BackendCheckpoint, Checkpoint, CheckpointError, CheckpointStore},
+    ingest::route::ShardIndex,
+};
+
+/// After a checkpoint that could not be written.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Pump {
     pub(super) fn start_checkpoint(&mut self) {
@@ -16,6 +22,8 @@ impl Pump {
             return;
         }
         self.events_at_checkpoint = self.core.counters().events;
+        // Before the Gateways are listed: those whose subscriptions these hold are then among them.
+        let filters = self.links.iter().map(|link| link.cells.filter()).collect();
         let Some(checkpoint) = self.checkpoint() else { return };
         if self.written.as_ref() == Some(&checkpoint) {
             self.status.checkpointed(self.started.elapsed().as_millis() as u64);
@@ -23,6 +31,9 @@ impl Pump {
             return;
         }
         let Some(mut store) = self.store.take() else { return };
+        self.saving = filters;
+        // Once it is written, those that it doesn't name are named no more; whether it will be, is not known.
+        self.named.retain(|name| checkpoint.gateways.contains(name));
         self.save = Some(tokio::task::spawn_blocking(move || {
             let result = store.save(&checkpoint);
             (store, checkpoint, result)
@@ -56,6 +67,10 @@ impl Pump {
                 self.status.checkpointed(self.started.elapsed().as_millis() as u64);
                 self.named = checkpoint.gateways.iter().cloned().collect();
                 self.written = Some(checkpoint);
+                // However many Gateways have come since: those that came before are named now.
+                for (shard, filter) in ShardIndex::all(self.links.len() as u16).zip(std::mem::take(&mut self.saving)) {
+                    self.core.filter(shard, filter, &mut self.out);
+                }
                 self.look_at_cells();
                 self.begun = false;
             }
@@ -63,7 +78,10 @@ impl Pump {
                 self.picture.checkpoints_failed += 1;
                 tracing::error!("checkpoint not written, tried again in a moment: {error}");
                 self.picture.checkpoint_error = Some(error.to_string());
-                self.checkpoint_at = Instant::now() + Duration::from_secs(1);
+                // It may have been written all the same.
+                self.written = None;
+                self.hastened_from = Instant::now() + RETRY_AFTER;
+                self.checkpoint_at = self.hastened_from;
             }
         }
     }

@@ -4,12 +4,15 @@
 //! - What the core puts out reaches the rings in its order; while a ring is full nothing is read, and the shard is named.
 //! - The shards' cells are looked at before every batch and at every wait.
 //! - A stream is reopened at the core's resume point, never "now" by accident.
+//! - Nothing is read before every backend has a start position: no subscription is live until then, so nobody would get it.
 //! - A checkpoint is written only of what the core calls settled.
 //! - A shard's filter is used only once the checkpoint names the Gateways whose subscriptions it holds: no subscription is live whose
 //!   Gateway a restarting node wouldn't wait for.
 
 mod backends;
 mod checkpoints;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
@@ -29,7 +32,7 @@ use crate::{
     config::Missing,
 };
 use shards::{
-    FromIngest,
+    FilterSnapshot, FromIngest,
     driver::{CellSignal, Cells, PushError, RingProducer},
 };
 use tokio::{
@@ -109,6 +112,8 @@ struct Backend {
     task: Option<JoinHandle<()>>,
     /// The start that was asked for lies before the checkpoint, so that it may be refused without harm.
     rewinding: bool,
+    /// Openings before the checkpoint that failed for a reason that should go away.
+    rewinds_failed: u32,
     /// The stream is being opened after history was lost: everybody is to be told.
     after_loss: bool,
     saved: Option<BackendCheckpoint>,
@@ -142,11 +147,15 @@ pub struct Pump {
     named: HashSet<String>,
     /// A stream has been opened, and the place that it began at isn't written down yet: nothing is read until it is.
     begun: bool,
-    /// The same until the filters are in use that hold what the Gateways have presented that are back: a shard tells first that a
-    /// Gateway is back, then its filter, and this thread may run between the two.
-    filters_due: bool,
+    /// The same until the filter of each shard is in use that holds what the Gateways have presented that are back: a shard tells
+    /// first that a Gateway is back, then its filter, and this thread may run between the two. Empty: nothing is waited for.
+    filters_due: Vec<u64>,
     store: Option<Box<dyn CheckpointStore>>,
     save: Option<Save>,
+    /// Of each shard, the filter whose Gateways the checkpoint names that is being written.
+    saving: Vec<Arc<FilterSnapshot>>,
+    /// A checkpoint could not be written: Gateways that wait to be named don't hasten the next one before this time.
+    hastened_from: Instant,
     picture: IngestPicture,
     publish_at: Instant,
 }
@@ -173,6 +182,7 @@ impl Pump {
                 retry_at: None,
                 task: None,
                 rewinding: false,
+                rewinds_failed: 0,
                 after_loss: false,
             })
             .collect();
@@ -201,9 +211,11 @@ impl Pump {
             events_at_checkpoint: 0,
             named: saved.iter().flat_map(|saved| saved.gateways.iter().cloned()).collect(),
             begun: false,
-            filters_due: false,
+            filters_due: Vec::new(),
             written: saved,
             save: None,
+            saving: Vec::new(),
+            hastened_from: now,
             picture: IngestPicture {
                 ring_full: vec![0; links.len()],
                 checkpoint_bad_slots: store.bad_slots(),
@@ -250,7 +262,7 @@ impl Pump {
         tokio::select! {
             biased;
             _ = self.phase.changed() => {}
-            said = self.from_readers.recv(), if !self.begun && !self.filters_due => {
+            said = self.from_readers.recv(), if !self.begun && self.filters_due.is_empty() => {
                 if let Some(said) = said {
                     self.hear(said);
                 }
@@ -260,7 +272,8 @@ impl Pump {
                 self.save = None;
                 match saved {
                     Ok(saved) => self.saved(saved),
-                    Err(error) => tracing::error!("writing the checkpoint panicked: {error}; no more are written"),
+                    // Without a store nothing new could ever go live. The node sees this thread end, and ends.
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }
             }
             _ = sleep_until(deadline) => {}
@@ -308,7 +321,6 @@ impl Pump {
     // ---- shards ----
 
     fn look_at_cells(&mut self) {
-        let mut filters_due = false;
         for index in 0..self.links.len() {
             let shard = ShardIndex(index as u16);
             let cells = &self.links[index].cells;
@@ -319,12 +331,14 @@ impl Pump {
             self.core.settled(shard, &settled);
             if sync.gateways.iter().all(|gateway| self.named.contains(&**gateway)) {
                 self.core.filter(shard, filter, &mut self.out);
-            } else {
-                self.checkpoint_at = self.checkpoint_at.min(Instant::now());
+            } else if !self.core.positions().is_empty() {
+                self.checkpoint_at = self.checkpoint_at.min(Instant::now().max(self.hastened_from));
             }
-            filters_due |= self.core.filter_used(shard) < sync.synced_filter;
         }
-        self.filters_due &= filters_due;
+        let used = |(shard, due): (ShardIndex, &u64)| self.core.filter_used(shard) >= *due;
+        if ShardIndex::all(self.links.len() as u16).zip(&self.filters_due).all(used) {
+            self.filters_due.clear();
+        }
         self.take_out();
         if self.awaited.is_some() && self.missing_gateways().is_empty() {
             tracing::info!("all Gateways that the checkpoint names are back");

@@ -1,0 +1,465 @@
+//! The loop with sources, a store and a shard that do what a test says.
+
+#![allow(clippy::disallowed_types, reason = "the test and the loop share what a test has scripted")]
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use bson::{Bson, Timestamp, doc};
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use predicate::Mapping;
+use shards::{
+    FilterSnapshot, SyncState,
+    driver::{CellWriter, RingConsumer, ring},
+};
+use tokio::sync::{Notify, watch};
+use wire::{BackendId, Lineage, Position, SlotTable};
+
+use super::*;
+use crate::ingest::source::{Batch, Opened, Purpose, ResumeToken, SourceError, SourceStream, Start};
+
+const LINEAGE: Lineage = Lineage(9);
+
+/// A source with the events of a history, by their times in seconds.
+struct Scripted {
+    name: &'static str,
+    events: Vec<u64>,
+    reachable: watch::Receiver<bool>,
+    state: Mutex<Script>,
+}
+
+#[derive(Default)]
+struct Script {
+    opened: Vec<Start>,
+    /// What becomes of the next openings; those after them succeed.
+    refusals: VecDeque<SourceError>,
+    /// Streams that panic when they are read.
+    panics: u32,
+}
+
+fn source(name: &'static str, events: &[u64]) -> (Arc<Scripted>, watch::Sender<bool>) {
+    let (reach, reachable) = watch::channel(true);
+    let state = Mutex::new(Script::default());
+    (Arc::new(Scripted { name, events: events.to_vec(), reachable, state }), reach)
+}
+
+impl Scripted {
+    fn opened(&self) -> Vec<Start> {
+        self.state.lock().unwrap().opened.clone()
+    }
+}
+
+impl Source for Scripted {
+    fn backend(&self) -> BackendId {
+        BackendId::of_name(self.name)
+    }
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<Identity, SourceError>> {
+        let mut reachable = self.reachable.clone();
+        async move {
+            reachable.wait_for(|reachable| *reachable).await.expect("the test holds the other end");
+            Ok(Identity { lineage: LINEAGE, description: "scripted".into(), before_images: false })
+        }
+        .boxed()
+    }
+
+    fn open(&self, start: Start, _: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>> {
+        let mut state = self.state.lock().unwrap();
+        state.opened.push(start.clone());
+        let outcome = match state.refusals.pop_front() {
+            Some(refusal) => Err(refusal),
+            None => {
+                let (place, first) = match start {
+                    Start::After { position, .. } => ((position.time, position.k), position.time + 1),
+                    Start::At { time } => ((time, 0), time),
+                    Start::Now => ((100 << 32, 0), 100 << 32),
+                };
+                let events = self.events.iter().map(|time| time << 32).filter(|time| *time >= first).collect();
+                let panics = state.panics > 0;
+                state.panics = state.panics.saturating_sub(1);
+                Ok(Opened { stream: Box::new(Stream { events, panics }), start: place })
+            }
+        };
+        futures::future::ready(outcome).boxed()
+    }
+}
+
+struct Stream {
+    events: VecDeque<u64>,
+    panics: bool,
+}
+
+impl SourceStream for Stream {
+    fn next(&mut self, wait: Duration) -> BoxFuture<'_, Result<Batch, SourceError>> {
+        assert!(!self.panics, "as the test asked for");
+        async move {
+            if self.events.is_empty() {
+                tokio::time::sleep(wait).await;
+            }
+            Ok(Batch { events: self.events.drain(..).map(event).collect(), resume: None })
+        }
+        .boxed()
+    }
+}
+
+fn event(time: u64) -> Bytes {
+    let event = doc! {
+        "_id": { "_data": time.to_string() },
+        "clusterTime": Bson::Timestamp(Timestamp { time: (time >> 32) as u32, increment: 0 }),
+        "operationType": "insert",
+        "ns": { "db": "app", "coll": "c" },
+        "documentKey": { "_id": 1 },
+        "fullDocument": { "_id": 1 },
+    };
+    event.to_vec().unwrap().into()
+}
+
+fn at(name: &str, seconds: u64) -> Position {
+    Position { backend: BackendId::of_name(name), lineage: LINEAGE, time: seconds << 32, k: 0 }
+}
+
+/// A checkpoint of these backends at second 10.
+fn checkpoint(names: &[&str], gateways: &[&str]) -> Checkpoint {
+    let point = |name: &&str| BackendCheckpoint {
+        name: (*name).to_owned(),
+        lineage: LINEAGE.0,
+        source: String::new(),
+        time: 10 << 32,
+        k: 0,
+        token: Some(vec![5, 0, 0, 0, 0]),
+    };
+    Checkpoint {
+        backends: names.iter().map(point).collect(),
+        gateways: gateways.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+#[derive(Default)]
+struct Saves {
+    kept: Mutex<Option<Checkpoint>>,
+    attempts: AtomicU64,
+    fail: AtomicBool,
+    panic: AtomicBool,
+    /// Whether saves are kept from ending.
+    held: Mutex<bool>,
+    let_go: Condvar,
+}
+
+impl Saves {
+    fn attempts(&self) -> u64 {
+        self.attempts.load(SeqCst)
+    }
+
+    /// No save ends while this lives.
+    fn hold(self: &Arc<Self>) -> Held {
+        *self.held.lock().unwrap() = true;
+        Held(self.clone())
+    }
+
+    /// Waits for the first save after so many.
+    async fn under_way(&self, before: u64) {
+        until(|| self.attempts() > before).await;
+    }
+
+    fn names(&self, gateway: &str) -> bool {
+        self.kept.lock().unwrap().as_ref().is_some_and(|kept| kept.gateways.iter().any(|name| name == gateway))
+    }
+}
+
+struct Held(Arc<Saves>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        *self.0.held.lock().unwrap() = false;
+        self.0.let_go.notify_all();
+    }
+}
+
+struct Store(Arc<Saves>);
+
+impl CheckpointStore for Store {
+    fn load(&mut self) -> Result<Option<Checkpoint>, CheckpointError> {
+        Ok(self.0.kept.lock().unwrap().clone())
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        self.0.attempts.fetch_add(1, SeqCst);
+        drop(self.0.let_go.wait_while(self.0.held.lock().unwrap(), |held| *held).unwrap());
+        assert!(!self.0.panic.load(SeqCst), "as the test asked for");
+        if self.0.fail.load(SeqCst) {
+            return Err(CheckpointError::Io { path: "here".into(), error: std::io::Error::other("disk full") });
+        }
+        *self.0.kept.lock().unwrap() = Some(checkpoint.clone());
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), CheckpointError> {
+        unreachable!("the loop never resets")
+    }
+
+    fn bad_slots(&self) -> u64 {
+        0
+    }
+}
+
+/// The loop, and the one shard that it feeds.
+struct World {
+    ring: RingConsumer<FromIngest>,
+    cells: CellWriter,
+    sync: SyncState,
+    saves: Arc<Saves>,
+    status: Arc<IngestStatus>,
+    phase: watch::Sender<Phases>,
+    pump: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    /// `prepare` is called with the shard's cells before the loop runs.
+    fn start(sources: &[&Arc<Scripted>], kept: Option<Checkpoint>, prepare: impl FnOnce(&mut Self)) -> Self {
+        let (producer, ring) = ring("shard-0", 1_024);
+        let signal = Arc::new(CellSignal::default());
+        let cells = CellWriter::new(signal.clone());
+        let saves = Arc::new(Saves { kept: Mutex::new(kept), ..Saves::default() });
+        let status = Arc::new(IngestStatus::default());
+        let (phase, running) = watch::channel(Phases::Running);
+        let backends = sources.iter().map(|source| source.backend()).collect();
+        let started = Arc::new(Notify::new());
+        let go = started.clone();
+        let pump = Pump::new(PumpParts {
+            core: IngestCore::new(Arc::new(Mapping::Plain), SlotTable { shards: 1 }, backends),
+            sources: sources.iter().map(|source| (*source).clone() as Arc<dyn Source>).collect(),
+            links: vec![Link { ring: producer, cells: cells.cells() }],
+            store: Box::new(Store(saves.clone())),
+            config: PumpConfig {
+                checkpoint_every: Duration::from_millis(20),
+                checkpoint_events: 1_000_000,
+                registration_grace: Duration::from_secs(3_600),
+                rewind_max: Duration::from_secs(3_600),
+                on_history_lost: Missing::Fail,
+                on_missing: Missing::FromNow,
+            },
+            status: status.clone(),
+            cells_changed: signal,
+            phase: running,
+            started: std::time::Instant::now(),
+        })
+        .unwrap();
+        let pump = tokio::spawn(async move {
+            go.notified().await;
+            pump.run().await;
+        });
+        let mut world = Self { ring, cells, sync: SyncState::default(), saves, status, phase, pump };
+        world.filter(1);
+        prepare(&mut world);
+        started.notify_one();
+        world
+    }
+
+    fn filter(&mut self, version: u64) {
+        self.cells.filter(FilterSnapshot { version, everything: true, ..FilterSnapshot::default() });
+    }
+
+    fn sync(&mut self, change: impl FnOnce(&mut SyncState)) {
+        change(&mut self.sync);
+        self.sync.version += 1;
+        self.cells.sync(self.sync.version, || self.sync.clone());
+    }
+
+    fn gateways(&mut self, names: &[&str]) {
+        self.sync(|sync| sync.gateways = names.iter().map(|name| Arc::from(*name)).collect());
+    }
+
+    /// The next item of the ring.
+    async fn item(&mut self) -> FromIngest {
+        tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                match self.ring.pop() {
+                    Some(item) => return item,
+                    None => self.ring.wait().await,
+                }
+            }
+        })
+        .await
+        .expect("an item comes")
+    }
+
+    /// The next item in short, but for progress.
+    async fn told(&mut self) -> String {
+        loop {
+            match self.item().await {
+                FromIngest::Change(change) => return format!("change {}", change.position.time >> 32),
+                FromIngest::FilterSeen { version, positions } => {
+                    let times: Vec<u64> = positions.iter().map(|position| position.time >> 32).collect();
+                    return format!("filter {version} from {times:?}");
+                }
+                FromIngest::Progress(_) => {}
+                FromIngest::Gap(gap) => return format!("gap {}", gap.position.time >> 32),
+            }
+        }
+    }
+
+    fn phase_of(&self, backend: usize) -> Option<Phase> {
+        self.status.picture().backends.get(backend).map(|backend| backend.phase)
+    }
+
+    async fn stop(self) {
+        self.phase.send_replace(Phases::Finished);
+        self.pump.await.expect("it ends well");
+    }
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("it comes about");
+}
+
+/// Long enough for the loop to do what it should not.
+async fn a_while() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+#[tokio::test]
+async fn nothing_is_read_before_every_backend_has_a_start() {
+    let (quick, _reach_quick) = source("quick", &[11, 12]);
+    let (slow, reach) = source("slow", &[13]);
+    reach.send_replace(false);
+    let mut world = World::start(&[&quick, &slow], Some(checkpoint(&["quick", "slow"], &[])), |_| {});
+    until(|| !quick.opened().is_empty() && world.phase_of(0) == Some(Phase::Waiting)).await;
+    a_while().await;
+    reach.send_replace(true);
+    assert_eq!(world.told().await, "filter 1 from [10, 10]", "what comes before this, no subscription gets");
+    let mut changes = [world.told().await, world.told().await, world.told().await];
+    changes.sort();
+    assert_eq!(changes, ["change 11", "change 12", "change 13"]);
+    world.stop().await;
+}
+
+/// A Gateway is back, and wants everything from second 5 on.
+fn wants_older(world: &mut World) {
+    world.sync(|sync| {
+        sync.gateways.insert(Arc::from("g"));
+        sync.synced = vec![Arc::from("g")];
+        sync.lowest_wanted = vec![at("a", 5)];
+    });
+}
+
+#[tokio::test]
+async fn a_source_that_is_away_for_a_moment_doesnt_cost_the_rewind() {
+    let (a, _reach) = source("a", &[6, 11]);
+    a.state.lock().unwrap().refusals = [SourceError::Transient("an election".into())].into();
+    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &["g"])), wants_older);
+    assert_eq!(world.told().await, "filter 1 from [5]");
+    assert_eq!(world.told().await, "change 6");
+    assert_eq!(a.opened(), [Start::At { time: 5 << 32 }, Start::At { time: 5 << 32 }]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_rewind_beyond_the_history_begins_at_the_checkpoint() {
+    let (a, _reach) = source("a", &[6, 11]);
+    a.state.lock().unwrap().refusals = [SourceError::HistoryLost("too old".into())].into();
+    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &["g"])), wants_older);
+    assert_eq!(world.told().await, "filter 1 from [10]");
+    assert_eq!(world.told().await, "change 11");
+    let token = ResumeToken(Bytes::from_static(&[5, 0, 0, 0, 0]));
+    assert_eq!(a.opened(), [Start::At { time: 5 << 32 }, Start::After { position: at("a", 10), token }]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_panics_is_started_again() {
+    let (a, _reach) = source("a", &[11]);
+    a.state.lock().unwrap().panics = 1;
+    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &[])), |_| {});
+    assert_eq!(world.told().await, "filter 1 from [10]");
+    assert_eq!(world.told().await, "change 11");
+    assert_eq!(a.opened().len(), 2);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cant_be_written_is_tried_again_in_a_moment_not_at_once() {
+    let (a, _reach) = source("a", &[]);
+    let mut world = World::start(&[&a], None, |_| {});
+    assert_eq!(world.told().await, "filter 1 from [100]");
+    until(|| world.saves.attempts() > 0).await;
+    world.saves.fail.store(true, SeqCst);
+    let before = world.saves.attempts();
+    world.gateways(&["new"]);
+    world.filter(2);
+    until(|| world.saves.attempts() > before).await;
+    a_while().await;
+    assert!(world.saves.attempts() <= before + 2, "{} attempts", world.saves.attempts() - before);
+    world.saves.fail.store(false, SeqCst);
+    assert_eq!(world.told().await, "filter 2 from [100]");
+    assert!(world.saves.names("new"));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_panics_ends_the_thread_for_the_node_to_see() {
+    let (a, _reach) = source("a", &[]);
+    let world = World::start(&[&a], None, |world| world.saves.panic.store(true, SeqCst));
+    assert!(world.pump.await.expect_err("nothing can go on").is_panic());
+}
+
+#[tokio::test]
+async fn gateways_that_keep_coming_dont_hold_back_the_subscriptions_of_those_that_came_before() {
+    let (a, _reach) = source("a", &[]);
+    let mut world = World::start(&[&a], None, |_| {});
+    assert_eq!(world.told().await, "filter 1 from [100]");
+    let saves = world.saves.clone();
+    until(|| saves.kept.lock().unwrap().is_some()).await;
+    let held = saves.hold();
+    let before = saves.attempts();
+    world.gateways(&["first"]);
+    world.filter(2);
+    saves.under_way(before).await;
+    world.gateways(&["first", "second"]);
+    world.filter(3);
+    a_while().await;
+    drop(held);
+    assert_eq!(world.told().await, "filter 2 from [100]");
+    assert!(saves.names("first"));
+    assert_eq!(world.told().await, "filter 3 from [100]");
+    assert!(saves.names("second"));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_comes_again_while_it_is_written_that_it_left_waits_until_it_is_named_again() {
+    let (a, _reach) = source("a", &[]);
+    let mut world = World::start(&[&a], None, |_| {});
+    assert_eq!(world.told().await, "filter 1 from [100]");
+    world.gateways(&["g"]);
+    world.filter(2);
+    assert_eq!(world.told().await, "filter 2 from [100]");
+    let saves = world.saves.clone();
+    let held = saves.hold();
+    let before = saves.attempts();
+    world.gateways(&[]);
+    saves.under_way(before).await;
+    world.gateways(&["g"]);
+    world.filter(3);
+    a_while().await;
+    assert!(world.ring.pop().is_none(), "the checkpoint that is being written doesn't name it");
+    drop(held);
+    assert_eq!(world.told().await, "filter 3 from [100]");
+    assert!(saves.names("g"));
+    world.stop().await;
+}
