@@ -114,6 +114,11 @@ fn config(options: &DemoOptions, folder: &Path) -> Result<Config, DemoError> {
         listen = "127.0.0.1:0"
         [quic]
         listen = "127.0.0.1:0"
+        # The machine may be busy with other things: a Gateway that falls behind is to catch up, not to be told Resync.
+        [limits]
+        log_bytes = "512MiB"
+        log_events = 1000000
+        outbox_bytes = "512MiB"
         [[backends]]
         name = "{BACKEND}"
         kind = "embedded"
