@@ -1,7 +1,7 @@
 //! The demo's Gateways: real sessions over QUIC in this process, each in a task that writes down what it is given.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -46,18 +46,46 @@ pub(super) struct Delivered {
     pub(super) breaks: Vec<String>,
 }
 
+/// Deliveries, by the names of something.
+#[derive(Debug)]
+pub(super) struct Tally {
+    pub(super) names: Vec<String>,
+    counts: Vec<AtomicU64>,
+}
+
+impl Tally {
+    fn of(names: impl IntoIterator<Item = String>) -> Self {
+        let names: Vec<_> = names.into_iter().collect();
+        let counts = names.iter().map(|_| AtomicU64::new(0)).collect();
+        Self { names, counts }
+    }
+
+    fn add(&self, index: usize) {
+        if let Some(count) = self.counts.get(index) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(super) fn counts(&self) -> Vec<u64> {
+        self.counts.iter().map(|count| count.load(Relaxed)).collect()
+    }
+}
+
 /// Figures that change while the demo runs.
 #[derive(Debug)]
 pub(super) struct Live {
-    pub(super) names: Vec<String>,
-    pub(super) delivered: Vec<AtomicU64>,
+    pub(super) gateways: Tally,
+    pub(super) tenants: Tally,
+    pub(super) shards: Tally,
+    /// The place of each subscription's tenant among the tenants.
+    tenant_of: Vec<usize>,
     /// Latencies since they were last taken, by Gateway.
     pub(super) recent: Vec<flume::Receiver<Latency>>,
 }
 
 impl Live {
     pub(super) fn total(&self) -> u64 {
-        self.delivered.iter().map(|count| count.load(Relaxed)).sum()
+        self.gateways.counts().into_iter().sum()
     }
 }
 
@@ -97,9 +125,15 @@ impl Gateways {
             senders.push(sender);
             recent.push(receiver);
         }
+        let tenants: Vec<String> =
+            subscriptions.iter().map(|s| s.key.tenant.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+        let tenant_of =
+            subscriptions.iter().map(|s| tenants.partition_point(|tenant| *tenant < s.key.tenant)).collect();
         let live = Arc::new(Live {
-            names: (0..count).map(gateway_name).collect(),
-            delivered: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            gateways: Tally::of((0..count).map(gateway_name)),
+            tenants: Tally::of(tenants),
+            shards: Tally::of(node.topology().shards.iter().map(|shard| format!("shard {}", shard.partition))),
+            tenant_of,
             recent,
         });
         let live_subscriptions = Arc::new(AtomicU64::new(0));
@@ -189,7 +223,7 @@ impl Receiver {
         let mut delivered = Delivered::default();
         let mut recent = Latency::new();
         let mut handed_over = Instant::now();
-        let mut seen_live = std::collections::HashSet::new();
+        let mut seen_live = HashSet::new();
         loop {
             let event = tokio::select! {
                 biased;
@@ -237,7 +271,9 @@ impl Receiver {
     }
 
     fn keep(&mut self, kept: Kept, delivered: &mut Delivered) {
-        self.live.delivered[self.index].fetch_add(1, Relaxed);
+        self.live.gateways.add(self.index);
+        self.live.tenants.add(self.live.tenant_of[kept.subscription as usize]);
+        self.live.shards.add(usize::from(kept.shard));
         match self.fault.take() {
             None => delivered.kept.push(kept),
             Some(Fault::Drop) => {}

@@ -158,8 +158,9 @@ async fn drive(options: &DemoOptions, node: &Node) -> Result<Report, DemoError> 
     let first_offset = store.durable_upto() + 1;
     submitted.begin(first_offset);
     let started = Instant::now();
-    let progress =
-        options.progress.then(|| tokio::spawn(report::progress(gateways.live(), submitted.clone(), started)));
+    let progress = options
+        .progress
+        .then(|| tokio::spawn(report::progress(gateways.live(), node.state().clone(), submitted.clone(), started)));
     let writing = writer::write(&generator, options, store, submitted.clone()).await;
     let wrote_for = started.elapsed();
     if let Some(progress) = progress {

@@ -14,7 +14,7 @@ use super::{
     gateways::{Delivered, Live},
     writer::Submitted,
 };
-use crate::node::Node;
+use crate::{control::NodeState, node::Node};
 
 /// What a demo showed. `lost`, `duplicates` and `misdelivered` are differences of sets over (subscription, event id).
 #[derive(Clone, Debug, Serialize)]
@@ -129,37 +129,42 @@ impl fmt::Display for Report {
 }
 
 /// Prints a line of figures each second, until it is aborted.
-pub(super) async fn progress(live: Arc<Live>, submitted: Arc<Submitted>, started: Instant) {
+pub(super) async fn progress(live: Arc<Live>, node: Arc<NodeState>, submitted: Arc<Submitted>, started: Instant) {
     const HEADER_EVERY: u32 = 20;
-    let mut before = (0, 0);
-    let mut by_gateway: Vec<u64> = vec![0; live.names.len()];
+    let groups = [&live.gateways, &live.tenants, &live.shards];
+    let mut before = (0, 0, 0);
+    let mut counts_before: Vec<Vec<u64>> = groups.iter().map(|group| group.counts()).collect();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.tick().await;
     for line in 0_u32.. {
         ticks.tick().await;
         if line % HEADER_EVERY == 0 {
             eprintln!(
-                "{:>5} {:>10} {:>12} {:>9} {:>9}   per Gateway",
-                "s", "events/s", "deliveries/s", "p50 µs", "p99 µs"
+                "{:>5} {:>9} {:>9} {:>12} {:>9} {:>9}   deliveries by Gateway, tenant, shard",
+                "s", "events/s", "matches/s", "deliveries/s", "p50 µs", "p99 µs"
             );
         }
-        let now = (submitted.acknowledged.load(Relaxed), live.total());
+        let matched = node.shards.iter().map(|shard| shard.stats().shard.events_matched).sum();
+        let now = (submitted.acknowledged.load(Relaxed), matched, live.total());
         let mut latency = Latency::new();
         live.recent.iter().flat_map(|recent| recent.try_iter()).for_each(|recent| latency.merge(&recent));
-        let mut each = Vec::new();
-        for (index, count) in live.delivered.iter().enumerate() {
-            let count = count.load(Relaxed);
-            each.push(format!("{} {}", live.names[index], count - by_gateway[index]));
-            by_gateway[index] = count;
+        let mut shown = Vec::new();
+        for (group, before) in groups.iter().zip(&mut counts_before) {
+            let counts = group.counts();
+            let each = group.names.iter().zip(counts.iter().zip(before.iter()));
+            let each: Vec<_> = each.map(|(name, (now, before))| format!("{name} {}", now - before)).collect();
+            shown.push(each.join(", "));
+            *before = counts;
         }
         eprintln!(
-            "{:>5} {:>10} {:>12} {:>9} {:>9}   {}",
+            "{:>5} {:>9} {:>9} {:>12} {:>9} {:>9}   {}",
             started.elapsed().as_secs(),
             now.0 - before.0,
             now.1 - before.1,
+            now.2 - before.2,
             latency.p50_us(),
             latency.p99_us(),
-            each.join(", ")
+            shown.join("; ")
         );
         before = now;
     }
