@@ -116,5 +116,7 @@ pub(crate) const NAME_BYTES_MAX: usize = 1_024;
 pub(crate) const ID_BYTES_MAX: usize = 128;
 /// A tick that comes this late is a stall of the shard, which nobody's deadline may suffer from.
 pub(crate) const STALL_MS: u64 = 5_000;
+/// Subscriptions of a session whose end waits to be sent, beyond which its requests wait.
+pub(crate) const CLOSED_WAITING_MAX: usize = 4_096;
 /// Entries of one `Events` message.
 pub(crate) const EVENTS_PER_FRAME_MAX: usize = 100;

@@ -27,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) queue: VecDeque<Item>,
     pub(crate) ready_told: bool,
     pub(crate) waiting_bytes: usize,
+    /// `Closed` in the queue. Each has its `Bound` before it, so that this bounds what subscribing and ending can pile up.
+    pub(crate) closed_waiting: usize,
     pub(crate) in_flight: VecDeque<InFlight>,
     pub(crate) in_flight_bytes: usize,
     /// The last `seq` of each piece that was handed out, and when.
@@ -153,6 +155,7 @@ impl Session {
             queue: VecDeque::new(),
             ready_told: false,
             waiting_bytes: 0,
+            closed_waiting: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             unreceived: VecDeque::new(),
@@ -226,6 +229,8 @@ impl Session {
         let waiting: usize =
             self.queue.iter().map(|item| if let Item::Live { bytes, .. } = item { *bytes } else { 0 }).sum();
         assert_eq!(waiting, self.waiting_bytes, "waiting bytes");
+        let closed = self.queue.iter().filter(|item| matches!(item, Item::Closed { .. })).count();
+        assert_eq!(closed, self.closed_waiting, "endings that wait");
         assert_eq!(
             self.in_flight.iter().map(|sent| sent.bytes).sum::<usize>(),
             self.in_flight_bytes,

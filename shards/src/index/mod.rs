@@ -210,6 +210,12 @@ impl Index {
         }
     }
 
+    /// Whether the subscription at this slot is bound to a document's id, so that a change of another one is none of its business.
+    pub(crate) fn is_by_id(&self, slot: u32) -> bool {
+        let entry = self.entries.get(slot as usize).and_then(Option::as_ref);
+        entry.is_some_and(|entry| matches!(entry.anchor, Anchor::Document(_) | Anchor::Never))
+    }
+
     /// Slots of the subscriptions to a collection.
     pub(crate) fn members_of(&self, tenant: &str, collection: &str) -> &[u32] {
         match self.partition_of(PlaceHash::of(tenant, collection), tenant, collection) {

@@ -17,7 +17,13 @@ impl Shard {
             CommandKind::Renew { key } => self.renew_over_http(&name, &key),
             CommandKind::Remove { key, reason } => {
                 let found = self.find(&name, &key);
-                self.remove(found.into_iter().collect(), reason, out)
+                let reply = self.remove(found.into_iter().collect(), reason, out);
+                // What replaces it is on another shard: nothing follows here.
+                let known = self.gateways.find(&name).and_then(|id| self.gateways.get(id));
+                if known.is_none_or(|known| known.subscriptions.is_empty()) {
+                    self.sync.gone(&name);
+                }
+                reply
             }
             CommandKind::RemoveAll => {
                 let known = self.gateways.find(&name).and_then(|id| self.gateways.get(id));

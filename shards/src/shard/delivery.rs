@@ -55,7 +55,10 @@ impl Shard {
         let Some(session) = self.gateways.session_mut(gateway) else { return };
         let message = match session.queue.pop_front() {
             Some(Item::Bound(bound)) => Delivery::Bound(bound),
-            Some(Item::Closed { handle, reason }) => Delivery::Closed { handle, reason },
+            Some(Item::Closed { handle, reason }) => {
+                session.closed_waiting -= 1;
+                Delivery::Closed { handle, reason }
+            }
             Some(Item::GoAway { within_ms, reason }) => Delivery::GoAway { within_ms, reason },
             Some(Item::Heartbeat(positions)) => {
                 session.heartbeat_queued = false;

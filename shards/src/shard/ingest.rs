@@ -10,7 +10,7 @@ use crate::index::{Hit, Rules, Shown};
 use crate::outbox::{Entry, Group, Target, What};
 use crate::session::{Item, Sent};
 use crate::subscription::{GatewayId, SubId};
-use crate::{Change, FromIngest, Gap, Image, Output, Scope};
+use crate::{Bare, BareDeletes, Change, FromIngest, Gap, Image, Output, Scope};
 
 impl Shard {
     pub(super) fn on_ingest(&mut self, item: FromIngest, out: &mut Vec<Output>) {
@@ -43,7 +43,7 @@ impl Shard {
         }
         let mut hits = std::mem::take(&mut self.hits);
         self.match_change(change, &mut hits);
-        let broken = self.promised_image_is_missing(change);
+        let broken = self.promised_image_is_missing(change, &hits);
         if !broken.is_empty() {
             // They read the collection's state anew, and with it what this change did.
             hits.retain(|hit| self.subs.at(hit.slot).is_none_or(|(id, _)| broken.binary_search(&id).is_err()));
@@ -84,7 +84,7 @@ impl Shard {
 
     /// Subscriptions that were promised a `leave`, which can't be told because the before-image isn't there. In the order of
     /// their names.
-    fn promised_image_is_missing(&self, change: &Change) -> Vec<SubId> {
+    fn promised_image_is_missing(&self, change: &Change, hits: &[Hit]) -> Vec<SubId> {
         let missing = change.before.is_none()
             && change.operation != Operation::Insert
             && self.config.promises_before_images(change.position.backend);
@@ -96,8 +96,17 @@ impl Shard {
             (None, Some(bare)) => bare.tenant.as_ref().zip(bare.collection.as_ref()),
             (None, None) => None,
         };
-        let Some((tenant, collection)) = place else { return Vec::new() };
-        let members = self.index.members_of(tenant, collection).iter().filter_map(|slot| self.subs.at(*slot));
+        let slots: Vec<u32> = match (place, &change.bare) {
+            (Some((tenant, collection)), _) => self.index.members_of(tenant, collection).to_vec(),
+            // Those whom it certainly concerns have been found. Of the others any may be meant, and none is told otherwise.
+            (None, Some(Bare { tenant: Some(tenant), .. })) if self.config.bare_deletes == BareDeletes::Known => self
+                .index
+                .members_of_tenant(tenant)
+                .filter(|slot| hits.iter().all(|hit| hit.slot != *slot) && !self.index.is_by_id(*slot))
+                .collect(),
+            _ => return Vec::new(),
+        };
+        let members = slots.into_iter().filter_map(|slot| self.subs.at(slot));
         // Without transitions, an update that ends a match is not told anyway.
         let mut broken: Vec<SubId> = members
             .filter(|(_, sub)| sub.is_live() && !sub.floor.covers(&change.position))

@@ -341,6 +341,7 @@ impl Shard {
             // A heartbeat that waits would claim that what it was owed has been sent.
             if let Some(session) = self.gateways.session_mut(gateway) {
                 session.drop_heartbeat();
+                session.closed_waiting += 1;
             }
             self.queue(gateway, Item::Closed { handle, reason }, out);
         }

@@ -7,7 +7,7 @@ use wire::{
 
 use super::life::Presented;
 use super::{Asking, Shard};
-use crate::config::{ID_BYTES_MAX, NAME_BYTES_MAX};
+use crate::config::{CLOSED_WAITING_MAX, ID_BYTES_MAX, NAME_BYTES_MAX};
 use crate::session::{ItemState, Waiting};
 use crate::subscription::{GatewayId, SubId};
 use crate::{Admission, ConnectionId, Output, Refusal, Ticket};
@@ -173,7 +173,7 @@ impl Shard {
     }
 
     /// Answers requests as long as nothing has to be waited for.
-    fn answer(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
+    pub(super) fn answer(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
         loop {
             if self.must_wait(gateway, out) {
                 return;
@@ -207,6 +207,10 @@ impl Shard {
     fn must_wait(&mut self, gateway: GatewayId, out: &mut Vec<Output>) -> bool {
         let Some(known) = self.gateways.get_mut(gateway) else { return true };
         let Some(session) = &mut known.session else { return true };
+        if session.closed_waiting >= CLOSED_WAITING_MAX {
+            // It subscribes and ends, and doesn't read of it. The next tick looks again.
+            return true;
+        }
         let Some(Waiting::Subscribe { items, states, asking, .. }) = session.requests.front_mut() else { return false };
         if asking.is_some() {
             return true;

@@ -110,6 +110,7 @@ impl Shard {
             self.expire(out);
         }
         for gateway in self.gateways.ids() {
+            self.answer(gateway, out);
             self.check_received(gateway, out);
             self.beat(gateway, out);
         }

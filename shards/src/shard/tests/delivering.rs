@@ -291,6 +291,32 @@ fn a_missing_before_image_that_was_promised_breaks_continuity() {
 }
 
 #[test]
+fn a_promised_leave_of_a_document_whose_collection_is_not_known_breaks_all_that_it_may_concern() {
+    let by_id = |id: &str| SubscribeItem {
+        filters: format!(r#"[{{"field":"_id","op":"==","value":"{id}"}}]"#),
+        ..item(id, "")
+    };
+    for (bare_deletes, told) in [
+        (BareDeletes::Known, ["d leave 1", "s resync PreimageMissing from 1"]),
+        (BareDeletes::Unknown, ["d leave 1", "s leave? 1"]),
+    ] {
+        let mut world = World::with(|config| {
+            config.backends = vec![BackendConfig { id: world::BACKEND, before_images: true }];
+            config.bare_deletes = bare_deletes;
+        });
+        let connection = world.hello("g");
+        let elsewhere = SubscribeItem { key: SubscriptionKey { tenant: "u".into(), id: "u".into() }, ..item("u", "") };
+        world.subscribe(connection, vec![item("s", "x"), by_id("d"), by_id("e"), elsewhere]);
+        world.seen();
+        world.pump(connection);
+        world.delete_bare("d");
+        let mut seen = world.pump(connection);
+        seen.0.sort();
+        seen.is(&told);
+    }
+}
+
+#[test]
 fn going_away_is_told() {
     let mut world = World::new();
     let connection = world.watching("g", &["s"]);

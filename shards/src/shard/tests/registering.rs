@@ -1,6 +1,7 @@
 //! Requests and their answers.
 
 use super::*;
+use crate::config::CLOSED_WAITING_MAX;
 use crate::*;
 use wire::*;
 
@@ -253,4 +254,29 @@ fn positions_that_were_presented_before_the_first_filter_are_wanted() {
     let version = world.shard.sync_version();
     world.subscribe(connection, vec![SubscribeItem { positions: positions(1), ..item("late", "") }]);
     assert_eq!(world.shard.sync_version(), version);
+}
+
+#[test]
+fn who_subscribes_and_ends_without_reading_of_it_waits() {
+    let mut world = World::new();
+    let connection = world.watching("g", &["kept"]);
+    for _ in 0..CLOSED_WAITING_MAX + 3 {
+        world.subscribe(connection, vec![item("s", "")]);
+        world.unsubscribe(connection, "s");
+    }
+    assert!(world.closed.is_empty());
+    let answered = world.replies.len();
+    let seen = world.pump(connection).0.len();
+    assert!((2 * CLOSED_WAITING_MAX..2 * CLOSED_WAITING_MAX + 4).contains(&seen), "{seen} were waiting");
+    world.tick(50);
+    assert_eq!(world.replies.len(), answered + 6, "all are answered once they have been read");
+}
+
+#[test]
+fn a_gateway_whose_subscriptions_have_all_moved_is_named_no_more() {
+    let mut world = World::new();
+    world.register("g", item("s", ""));
+    assert!(world.shard.sync_state().gateways.contains("g"));
+    world.command("g", CommandKind::Remove { key: item("s", "").key, reason: CloseReason::Replaced });
+    assert!(world.shard.sync_state().gateways.is_empty());
 }

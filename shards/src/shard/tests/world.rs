@@ -223,6 +223,22 @@ impl World {
         self.change(Operation::Delete, id, before, None);
     }
 
+    /// The document is gone, and nothing but its tenant is known.
+    pub(super) fn delete_bare(&mut self, id: &str) {
+        self.time += 1;
+        let key = Bytes::from(stored_string_id(id));
+        let change = Change {
+            position: position(self.time),
+            operation: Operation::Delete,
+            document_id: Some(key.clone()),
+            key,
+            before: None,
+            after: None,
+            bare: Some(Bare { tenant: Some("t".into()), collection: None }),
+        };
+        self.input(Input::Ingest(FromIngest::Change(Arc::new(change))));
+    }
+
     fn change(&mut self, operation: Operation, id: &str, before: Option<&str>, after: Option<&str>) {
         self.time += 1;
         let key = Bytes::from(stored_string_id(id));
