@@ -47,7 +47,6 @@ impl Pump {
             Said::Identified(identity) => self.identified(index, identity),
             Said::Opened { start } => self.opened(index, start),
             Said::Batch(batch) => {
-                self.backends[index].failures = 0;
                 for event in &batch.events {
                     if let Err(error) = self.core.event(index, event, &mut self.out) {
                         self.take_out();
@@ -57,6 +56,8 @@ impl Pump {
                     self.take_out();
                 }
                 self.core.batch_end(index, batch.resume);
+                // Only now: an event that can't be read comes again at every reopening, and must be asked for ever more rarely.
+                self.backends[index].failures = 0;
                 if !batch.events.is_empty() && self.progress_at.is_none() {
                     self.progress_at = Some(Instant::now() + PROGRESS_EVERY);
                 }
