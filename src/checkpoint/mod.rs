@@ -104,9 +104,7 @@ mod hex_bytes {
 
     pub(super) fn serialize<S: Serializer>(value: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
-            Some(bytes) => {
-                serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-            }
+            Some(bytes) => serializer.serialize_str(&crate::tls::hexadecimal(bytes)),
             None => serializer.serialize_none(),
         }
     }

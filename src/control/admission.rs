@@ -309,29 +309,14 @@ fn compile_refusal(error: CompileError) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use wire::Positions;
-
     use super::*;
+    use crate::control::registry::tests::item;
 
     const QUOTAS: Quotas = Quotas { per_gateway: 7, per_tenant: 5, per_node: 9 };
 
     fn registrar(quotas: Quotas) -> Registrar {
         let mapping = Arc::new(Mapping::syntrix());
         Registrar::new(RegistrarConfig { mapping, shards: 4, quotas, ttl_min_s: 60, ttl_max_s: 3600 })
-    }
-
-    fn item(tenant: &str, id: &str, collection: &str) -> SubscribeItem {
-        SubscribeItem {
-            key: SubscriptionKey { tenant: tenant.into(), id: id.into() },
-            collection: collection.into(),
-            filters: String::new(),
-            expr: String::new(),
-            ttl_s: 0,
-            transitions: true,
-            positions: Positions::default(),
-            group: None,
-            lossy: false,
-        }
     }
 
     fn admit(
