@@ -118,7 +118,11 @@ impl Filter {
     pub(crate) fn holds(&self, image: &RawDocument, budget: &mut Budget) -> bool {
         budget.spend(1 + self.path.cost());
         // Nothing holds for a missing field, `!=` and `not-in` included.
-        let Some(found) = self.path.get(image) else { return false };
+        self.path.get(image).is_some_and(|found| self.holds_for(found, budget))
+    }
+
+    /// The same for the value at the path.
+    pub(crate) fn holds_for(&self, found: RawBsonRef<'_>, budget: &mut Budget) -> bool {
         match &self.check {
             Check::Equal(value) => equal(found, value.as_raw_bson_ref()),
             Check::NotEqual(value) => !equal(found, value.as_raw_bson_ref()),

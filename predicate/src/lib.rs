@@ -16,15 +16,17 @@ mod lookup;
 pub mod mapping;
 mod number;
 mod path;
+mod plan;
 mod value;
 
-use bson::RawDocument;
+use bson::{RawBsonRef, RawDocument};
 
 pub use cel::{interpreter_panics, limits};
 pub use filter::{FILTERS_BYTES_MAX, FILTERS_MAX, LIST_MAX, Op};
 pub use lookup::field;
 pub use mapping::{Mapping, MappingError, Nested};
 pub use path::{PATH_BYTES_MAX, PATH_DEPTH_MAX, Path};
+pub use plan::{Anchor, AnchorTest, Need, Order, Way, order_key};
 pub use value::{
     CanonicalBytes, StoredId, Value, compare, equal, raw_of_stored_id, stored_id, stored_string_id, write_canonical,
 };
@@ -94,6 +96,7 @@ pub struct Predicate {
     expression: Option<Box<Expression>>,
     equalities: Vec<(Path, Value)>,
     document_id: Option<Value>,
+    ways: Vec<Way>,
 }
 
 // A predicate is compiled on one thread and evaluated on others.
@@ -189,7 +192,48 @@ impl Predicate {
         }
         let id_path = mapping.id_path();
         let document_id = equalities.iter().find(|(path, _)| *path == id_path).map(|(_, value)| value.clone());
-        Ok(Predicate { filters, expression, equalities, document_id })
+        let ways = plan::ways_of_filters(&filters);
+        Ok(Predicate { filters, expression, equalities, document_id, ways })
+    }
+
+    /// The ways to find it in an index. None: a document that it holds for need not have anything that can be looked up.
+    pub fn ways(&self) -> &[Way] {
+        &self.ways
+    }
+
+    /// Number of parts, all of which must hold: the filters in their order, then what the expression is a conjunction of.
+    pub fn parts(&self) -> usize {
+        self.filters.len() + usize::from(self.expression.is_some())
+    }
+
+    /// The path that a part looks at, where that is all of the image that it looks at.
+    pub fn part_path(&self, part: u16) -> Option<&Path> {
+        self.filters.get(usize::from(part)).map(|filter| &filter.path)
+    }
+
+    /// Evaluates a part that has a path on the value found there.
+    pub fn part_on_value(&self, part: u16, value: Option<RawBsonRef<'_>>, budget: &mut Budget) -> Outcome {
+        let Some(filter) = self.filters.get(usize::from(part)) else { return Outcome::Error };
+        let holds = value.is_some_and(|value| filter.holds_for(value, budget));
+        match (budget.is_spent(), holds) {
+            (true, _) => Outcome::OverBudget,
+            (_, true) => Outcome::True,
+            (_, false) => Outcome::False,
+        }
+    }
+
+    /// Evaluates any part on an image.
+    pub fn part_on_image(
+        &self,
+        part: u16,
+        image: &RawDocument,
+        context: &Context<'_>,
+        budget: &mut Budget,
+    ) -> Outcome {
+        match self.filters.get(usize::from(part)) {
+            Some(filter) => self.part_on_value(part, filter.path.get(image), budget),
+            None => self.evaluate(image, context, budget),
+        }
     }
 
     /// The document this predicate is bound to, when it holds for at most one document: the value that the document id must equal.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use smallvec::SmallVec;
-use wire::{GapReason, Operation, Position, Positions};
+use wire::{GapReason, Operation, PlaceHash, Position, Positions};
 
 /// One item of the ring from the ingest thread to a shard. Their order is the order of the source; whatever has a place in
 /// that order travels here.
@@ -43,10 +43,18 @@ pub struct Change {
 /// A document as it was, and where.
 #[derive(Clone, Debug)]
 pub struct Image {
+    /// Hash of the two names below.
+    pub place: PlaceHash,
     pub tenant: ByteString,
     pub collection: ByteString,
     /// BSON, as the source gave it.
     pub document: Bytes,
+}
+
+impl Image {
+    pub fn new(tenant: ByteString, collection: ByteString, document: Bytes) -> Self {
+        Self { place: PlaceHash::of(&tenant, &collection), tenant, collection, document }
+    }
 }
 
 #[derive(Clone, Debug)]

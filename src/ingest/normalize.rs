@@ -9,7 +9,7 @@ use bytestring::ByteString;
 use predicate::{Mapping, field, mapping::Nested};
 use shards::{Bare, Change, Image, Scope};
 use smallvec::{SmallVec, smallvec};
-use wire::{GapReason, Operation, Position};
+use wire::{GapReason, Operation, PlaceHash, Position};
 
 /// What becomes of one change event.
 #[derive(Debug)]
@@ -192,7 +192,9 @@ fn plain(
 ) -> Result<Normalized, Malformed> {
     let tenant = slice_of(event, fields.database.ok_or(Malformed::Lacks("ns.db"))?);
     let collection = slice_of(event, fields.collection.ok_or(Malformed::Lacks("ns.coll"))?);
+    let place = PlaceHash::of(&tenant, &collection);
     let image = |document: &RawDocument| Image {
+        place,
         tenant: tenant.clone(),
         collection: collection.clone(),
         document: event.slice_ref(document.as_bytes()),
@@ -230,11 +232,8 @@ fn nested(
     let seen_as = soft(names, fields, operation, &before_root, &after_root);
     let image = |document: Option<&RawDocument>, found: Option<Root<'_>>| {
         let (document, found) = document.zip(found)?;
-        Some(Image {
-            tenant: slice_of(event, found.tenant?),
-            collection: slice_of(event, found.collection?),
-            document: event.slice_ref(document.as_bytes()),
-        })
+        let (tenant, collection) = (slice_of(event, found.tenant?), slice_of(event, found.collection?));
+        Some(Image::new(tenant, collection, event.slice_ref(document.as_bytes())))
     };
     let before = image(fields.before, before_root);
     let after = image(after, after_root);

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use bytestring::ByteString;
 use predicate::{CanonicalBytes, raw_of_stored_id, write_canonical};
 use shards::{Change, FilterKey, FilterSnapshot};
 use smallvec::SmallVec;
@@ -57,25 +56,23 @@ impl Router {
             return match (&bare.tenant, &bare.collection) {
                 (Some(tenant), Some(collection)) => {
                     let mut set = ShardSet::new();
-                    self.probe(tenant, collection, change, &mut set);
+                    self.probe(PlaceHash::of(tenant, collection), change, &mut set);
                     set
                 }
                 _ => ShardIndex::all(self.slots.shards).collect(),
             };
         }
         let mut set = ShardSet::new();
-        let mut seen: Option<(&ByteString, &ByteString)> = None;
+        let mut seen: Option<PlaceHash> = None;
         for image in [&change.after, &change.before].into_iter().flatten() {
-            let place = (&image.tenant, &image.collection);
-            if seen.replace(place) != Some(place) {
-                self.probe(&image.tenant, &image.collection, change, &mut set);
+            if seen.replace(image.place) != Some(image.place) {
+                self.probe(image.place, change, &mut set);
             }
         }
         set
     }
 
-    fn probe(&self, tenant: &str, collection: &str, change: &Change, set: &mut ShardSet) {
-        let place = PlaceHash::of(tenant, collection);
+    fn probe(&self, place: PlaceHash, change: &Change, set: &mut ShardSet) {
         let owner = self.slots.owner(place);
         let filter = &self.filters[usize::from(owner)];
         let wanted = filter.may_want(FilterKey::place(place))

@@ -3,7 +3,7 @@
 use bson::RawDocument;
 use predicate::{Budget, ChangeType, Context, Outcome};
 use predicate::{CanonicalBytes, raw_of_stored_id, write_canonical};
-use wire::{Certainty, Operation, PlaceHash, Transition};
+use wire::{Certainty, Operation, Transition};
 
 use super::{Entry, Hit, Index, Shown};
 use crate::config::BareDeletes;
@@ -107,8 +107,8 @@ impl Index {
             counts.bad_documents += 1;
             return None;
         };
-        let place = PlaceHash::of(&image.tenant, &image.collection);
-        Some(Opened { image, document, partition: self.partition_of(place, &image.tenant, &image.collection) })
+        let partition = self.partition_of(image.place, &image.tenant, &image.collection);
+        Some(Opened { image, document, partition })
     }
 
     fn collect(&self, partition: u32, document: &RawDocument, key: &[u8], mark: u8, scratch: &mut Scratch) {

@@ -129,10 +129,9 @@ impl Model {
 
     fn change(&self, operation: u8, id: usize, before: Option<&Look>, after: Option<&Look>, unknown: bool) -> Change {
         let operation = [Operation::Insert, Operation::Update, Operation::Delete][operation as usize];
-        let image = |look: &Look| Image {
-            tenant: TENANTS[look.tenant].into(),
-            collection: COLLECTIONS[look.collection].into(),
-            document: Bytes::from(self.document(IDS[id], look).into_bytes()),
+        let image = |look: &Look| {
+            let document = Bytes::from(self.document(IDS[id], look).into_bytes());
+            Image::new(TENANTS[look.tenant].into(), COLLECTIONS[look.collection].into(), document)
         };
         let home = after.or(before);
         let (tenant, collection) =

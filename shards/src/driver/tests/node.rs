@@ -209,7 +209,7 @@ pub(super) fn insert(position: Position, number: i32) -> Arc<Change> {
     let mut key = vec![bson::spec::ElementType::Int32 as u8];
     key.extend_from_slice(&number.to_le_bytes());
     let key = bytes::Bytes::from(key);
-    let after = Image { tenant: "t".into(), collection: "c".into(), document: document.into_bytes().into() };
+    let after = Image::new("t".into(), "c".into(), document.into_bytes().into());
     Arc::new(Change {
         position,
         operation: Operation::Insert,

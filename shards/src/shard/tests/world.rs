@@ -242,11 +242,7 @@ impl World {
     fn change(&mut self, operation: Operation, id: &str, before: Option<&str>, after: Option<&str>) {
         self.time += 1;
         let key = Bytes::from(stored_string_id(id));
-        let image = |a: &str| Image {
-            tenant: "t".into(),
-            collection: "c".into(),
-            document: Bytes::from(document(id, a).into_bytes()),
-        };
+        let image = |a: &str| Image::new("t".into(), "c".into(), Bytes::from(document(id, a).into_bytes()));
         let (before, after) = (before.map(image), after.map(image));
         let bare = (before.is_none() && after.is_none())
             .then(|| Bare { tenant: Some("t".into()), collection: Some("c".into()) });
