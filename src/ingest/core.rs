@@ -8,12 +8,12 @@
 
 use std::sync::Arc;
 
-use bson::RawDocument;
+use bson::{RawBsonRef, RawDocument};
 use bytes::Bytes;
 use predicate::Mapping;
-use shards::{Change, FilterSnapshot, FromIngest, Gap, Scope};
+use shards::{Bare, Change, FilterSnapshot, FromIngest, Gap, Scope};
 use smallvec::{SmallVec, smallvec};
-use wire::{BackendId, GapReason, Lineage, Position, Positions, SlotTable};
+use wire::{BackendId, GapReason, Lineage, PlaceHash, Position, Positions, SlotTable};
 
 use super::{
     normalize::{Malformed, Normalized, RawEvent, Skip, normalize},
@@ -183,7 +183,16 @@ impl IngestCore {
     }
 
     fn change(&mut self, backend: usize, mut change: Change, out: &mut Vec<ToShard>) {
-        let shards = self.router.route(&change);
+        let shards = match &change.bare {
+            Some(Bare { tenant: Some(tenant), collection: Some(collection) }) => {
+                self.router.wanting([PlaceHash::of(tenant, collection)], key_of(&change))
+            }
+            Some(_) => self.router.everyone(),
+            None => {
+                let images = change.after.iter().chain(&change.before);
+                self.router.wanting(images.map(|image| image.place), key_of(&change))
+            }
+        };
         if shards.is_empty() {
             self.counters.filtered += 1;
             return;
@@ -293,4 +302,8 @@ impl IngestCore {
     pub fn checkpoint(&mut self) -> Vec<ResumePoint> {
         self.streams.iter_mut().flatten().map(|stream| stream.settlement.checkpoint()).collect()
     }
+}
+
+fn key_of(change: &Change) -> RawBsonRef<'_> {
+    predicate::raw_of_stored_id(&change.key).unwrap_or(RawBsonRef::Null)
 }

@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
-use predicate::{CanonicalBytes, raw_of_stored_id, write_canonical};
-use shards::{Change, FilterKey, FilterSnapshot};
+use bson::RawBsonRef;
+use predicate::{CanonicalBytes, write_canonical};
+use shards::{FilterKey, FilterSnapshot};
 use smallvec::SmallVec;
 use wire::{PlaceHash, SlotTable};
 
@@ -50,41 +51,30 @@ impl Router {
         newer
     }
 
-    /// The shards that may want this change, each once.
-    pub fn route(&self, change: &Change) -> ShardSet {
-        if let Some(bare) = &change.bare {
-            return match (&bare.tenant, &bare.collection) {
-                (Some(tenant), Some(collection)) => {
-                    let mut set = ShardSet::new();
-                    self.probe(PlaceHash::of(tenant, collection), change, &mut set);
-                    set
-                }
-                _ => ShardIndex::all(self.slots.shards).collect(),
-            };
-        }
+    /// Every shard.
+    pub fn everyone(&self) -> ShardSet {
+        ShardIndex::all(self.slots.shards).collect()
+    }
+
+    /// The shards that may want a change of the document with this stored `_id`, which stood or stands at these places; each once.
+    pub fn wanting(&self, places: impl IntoIterator<Item = PlaceHash>, key: RawBsonRef<'_>) -> ShardSet {
         let mut set = ShardSet::new();
-        let mut seen: Option<PlaceHash> = None;
-        for image in [&change.after, &change.before].into_iter().flatten() {
-            if seen.replace(image.place) != Some(image.place) {
-                self.probe(image.place, change, &mut set);
+        let mut document = None;
+        for place in places {
+            let owner = self.slots.owner(place);
+            let filter = &self.filters[usize::from(owner)];
+            let wanted = filter.may_want(FilterKey::place(place))
+                || document.get_or_insert_with(|| document_key(key)).is_some_and(|document| filter.may_want(document));
+            if wanted && !set.contains(&ShardIndex(owner)) {
+                set.push(ShardIndex(owner));
             }
         }
         set
     }
-
-    fn probe(&self, place: PlaceHash, change: &Change, set: &mut ShardSet) {
-        let owner = self.slots.owner(place);
-        let filter = &self.filters[usize::from(owner)];
-        let wanted = filter.may_want(FilterKey::place(place))
-            || document_key(&change.key).is_some_and(|document| filter.may_want(document));
-        if wanted && !set.contains(&ShardIndex(owner)) {
-            set.push(ShardIndex(owner));
-        }
-    }
 }
 
-/// The filter's key of a document by its stored id; `None` where the id is of a kind that nobody can watch.
-fn document_key(stored_id: &[u8]) -> Option<FilterKey> {
+/// The filter's key of a document by its stored `_id`; `None` where that is of a kind that nobody can watch.
+fn document_key(key: RawBsonRef<'_>) -> Option<FilterKey> {
     let mut canonical = CanonicalBytes::new();
-    write_canonical(raw_of_stored_id(stored_id)?, &mut canonical).then(|| FilterKey::document(&canonical))
+    write_canonical(key, &mut canonical).then(|| FilterKey::document(&canonical))
 }
