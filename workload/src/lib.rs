@@ -11,6 +11,7 @@ pub mod generate;
 pub mod hostile;
 pub mod latency;
 pub mod ledger;
+pub mod matching;
 pub mod oracle;
 
 pub use events::{EventFactory, EventOptions};
