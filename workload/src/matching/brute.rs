@@ -3,7 +3,11 @@
 //! The oracle is the judge, but takes a microsecond for each of a billion pairs. So the answers are found by plain comparisons of
 //! decoded values, and the oracle, which reads filters and CEL by itself, is asked about as many of them as there is time for.
 
-use std::{collections::BTreeMap, ops::Range, thread};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::Range,
+    thread,
+};
 
 use bson::{Bson, Document};
 use wire::{BackendId, Lineage, Position, SubscriptionKey, Transition};
@@ -104,15 +108,17 @@ pub fn confirm(world: &World, pool: &Pool, answers: &[Vec<Answer>], evaluations_
         }
         let change = change(world, pool, event);
         let collection = pool.event(event).collection;
-        if !asked.contains_key(&collection) {
-            let all = world.subscriptions_of(collection);
-            let some = all.start..all.end.min(all.start + subscriptions_max);
-            for subscription in some.clone() {
-                oracle.subscribe(subscribed(world, subscription)).map_err(|error| error.to_string())?;
+        let some = match asked.entry(collection) {
+            Entry::Occupied(some) => some.into_mut(),
+            Entry::Vacant(place) => {
+                let all = world.subscriptions_of(collection);
+                let some = all.start..all.end.min(all.start + subscriptions_max);
+                for subscription in some.clone() {
+                    oracle.subscribe(subscribed(world, subscription)).map_err(|error| error.to_string())?;
+                }
+                place.insert(some)
             }
-            asked.insert(collection, some);
-        }
-        let some = &asked[&collection];
+        };
         evaluations += some.len();
         let mut from_oracle: Vec<(u32, Transition)> = Vec::new();
         for expected in oracle.expect(&change) {

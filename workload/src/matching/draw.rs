@@ -26,7 +26,7 @@ impl Draw {
     pub(super) fn below(&mut self, n: u64) -> u64 {
         debug_assert!(n > 0, "a choice is made of at least one");
         // The upper half of the product; what it prefers by is below 1 in 2^30 for all that is drawn here.
-        (u128::from(self.next()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 
     pub(super) fn coin(&mut self) -> bool {

@@ -253,7 +253,7 @@ impl World {
         let rank = (number / 10 + 1) as u128;
         let from_end = (u128::from(RANGE_VALUES) / (11 * rank * rank)) as i64;
         let inclusive = draw.coin();
-        if number / 5 % 2 == 0 {
+        if (number / 5).is_multiple_of(2) {
             range(field, Some(Bound { at: RANGE_VALUES as i64 - 1 - from_end, inclusive }), None).into()
         } else {
             range(field, None, Some(Bound { at: from_end, inclusive })).into()
