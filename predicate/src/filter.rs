@@ -1,13 +1,14 @@
 //! Filters: a JSON list of `{field, op, value}`, all of which must hold.
 
-use std::collections::HashSet;
-
 use bson::{Bson, RawBson, RawBsonRef, RawDocument};
 use serde_json::value::RawValue;
+use smallvec::smallvec;
 
 use crate::extjson;
 use crate::mapping::Mapping;
+use crate::number::is_nan;
 use crate::path::Path;
+use crate::plan::{self, AnchorTest, Offer, Range, order_key};
 use crate::value::{CanonicalBytes, Value, compare, equal, write_canonical};
 use crate::{Budget, CompileError};
 
@@ -17,8 +18,6 @@ pub const FILTERS_BYTES_MAX: usize = 64 << 10;
 pub const FILTERS_MAX: usize = 100;
 /// Values in the list of `in`, `not-in` and `contains-any`.
 pub const LIST_MAX: usize = 1_000;
-/// From so many values on, a list is looked up rather than compared one by one.
-const SET_FROM: usize = 8;
 
 const OPS: &str = "==, !=, >, >=, <, <=, in, not-in, contains, contains-any, starts-with \
                    (also eq, ne, gt, gte, lt, lte, array-contains)";
@@ -79,37 +78,44 @@ pub(crate) enum Check {
 /// The list of `in` and its kin.
 #[derive(Debug)]
 pub(crate) struct Members {
-    /// Canonical bytes of the values, where there are many.
-    set: HashSet<CanonicalBytes>,
-    /// The values that are not in `set`.
-    rest: Vec<RawBson>,
+    /// Those that have a value, sorted, so that long lists are searched rather than compared one by one.
+    values: Box<[Value]>,
+    /// The composite ones. Those that equal nothing are left out.
+    rest: Box<[RawBson]>,
 }
 
 impl Members {
-    pub(crate) fn new(values: Vec<RawBson>) -> Members {
-        let mut members = Members { set: HashSet::new(), rest: Vec::new() };
-        let many = values.len() >= SET_FROM;
-        for value in values {
-            let mut bytes = CanonicalBytes::new();
-            if many && write_canonical(value.as_raw_bson_ref(), &mut bytes) {
-                members.set.insert(bytes);
-            } else {
-                members.rest.push(value);
+    pub(crate) fn new(members: Vec<RawBson>) -> Members {
+        let mut values = Vec::new();
+        let mut rest = Vec::new();
+        for member in members {
+            match Value::of(member.as_raw_bson_ref()) {
+                Some(value) => values.push(value),
+                None if is_nan(member.as_raw_bson_ref()) => {}
+                None => rest.push(member),
             }
         }
-        members
+        values.sort_unstable();
+        values.dedup();
+        Members { values: values.into(), rest: rest.into() }
     }
 
     /// Whether the value equals one of the list.
     pub(crate) fn contain(&self, value: RawBsonRef<'_>, budget: &mut Budget) -> bool {
         budget.spend(1 + self.rest.len() as u64);
-        if !self.set.is_empty() {
-            let mut bytes = CanonicalBytes::new();
-            if write_canonical(value, &mut bytes) && self.set.contains(&bytes) {
-                return true;
-            }
+        let mut bytes = CanonicalBytes::new();
+        if write_canonical(value, &mut bytes) {
+            return self.values.binary_search_by(|known| known.as_bytes().cmp(&bytes)).is_ok();
         }
         self.rest.iter().any(|member| equal(value, member.as_raw_bson_ref()))
+    }
+
+    /// What it asks of a document that something of it equals a member. None where a member is no key.
+    fn offer(&self, path: &Path, test: impl Fn(Value) -> AnchorTest) -> Option<Offer> {
+        if !self.rest.is_empty() {
+            return None;
+        }
+        Offer::any(self.values.iter().map(|value| Some(Offer::exactly(path, test(value.clone())))))
     }
 }
 
@@ -142,11 +148,26 @@ impl Filter {
         }
     }
 
-    /// The equality that this filter is, if it is one that an index can look up.
-    pub(crate) fn equality(&self) -> Option<(Path, Value)> {
+    /// What it asks of a document that it holds for.
+    pub(crate) fn offer(&self) -> Option<Offer> {
+        let path = &self.path;
         match &self.check {
-            Check::Equal(value) => Some((self.path.clone(), Value::of(value.as_raw_bson_ref())?)),
-            _ => None,
+            Check::Equal(value) => plan::equality(path, value.as_raw_bson_ref(), AnchorTest::Equal),
+            Check::In(members) => members.offer(path, AnchorTest::Equal),
+            Check::Contains(value) => plan::equality(path, value.as_raw_bson_ref(), AnchorTest::Element),
+            Check::ContainsAny(members) => members.offer(path, AnchorTest::Element),
+            Check::Order(op, value) => Some(match order_key(value.as_raw_bson_ref()) {
+                Some((order, key)) => {
+                    let above = matches!(op, Op::Gt | Op::Ge);
+                    let range = Range { order, lower: above.then_some(key), upper: (!above).then_some(key) };
+                    Offer::ranges(path, smallvec![range])
+                }
+                None => Offer::never(),
+            }),
+            Check::StartsWith(prefix) => {
+                (!prefix.is_empty()).then(|| Offer::exactly(path, AnchorTest::Prefix(prefix.as_str().into())))
+            }
+            Check::NotEqual(_) | Check::NotIn(_) => None,
         }
     }
 }

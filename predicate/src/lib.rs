@@ -96,7 +96,6 @@ pub struct Predicate {
     expression: Option<Box<Expression>>,
     equalities: Vec<(Path, Value)>,
     document_id: Option<Value>,
-    ways: Vec<Way>,
 }
 
 // A predicate is compiled on one thread and evaluated on others.
@@ -183,46 +182,50 @@ impl Predicate {
             "" => None,
             expr => Some(Box::new(Expression::compile(expr, mapping, native)?)),
         };
-        let mut equalities: Vec<(Path, Value)> = Vec::new();
-        let of_expression = expression.iter().flat_map(|expression| expression.equalities().iter().cloned());
-        for equality in filters.iter().filter_map(Filter::equality).chain(of_expression) {
-            if !equalities.contains(&equality) {
-                equalities.push(equality);
+        let mut predicate = Predicate { filters, expression, equalities: Vec::new(), document_id: None };
+        for way in predicate.ways() {
+            let Need::One(Anchor { path, test: AnchorTest::Equal(value) }) = way.need else { continue };
+            let equality = (path, value);
+            if !predicate.equalities.contains(&equality) {
+                predicate.equalities.push(equality);
             }
         }
         let id_path = mapping.id_path();
-        let document_id = equalities.iter().find(|(path, _)| *path == id_path).map(|(_, value)| value.clone());
-        let ways = plan::ways_of_filters(&filters);
-        Ok(Predicate { filters, expression, equalities, document_id, ways })
+        let id = predicate.equalities.iter().find(|(path, _)| *path == id_path);
+        predicate.document_id = id.map(|(_, value)| value.clone());
+        Ok(predicate)
     }
 
-    /// The ways to find it in an index. None: a document that it holds for need not have anything that can be looked up.
-    pub fn ways(&self) -> &[Way] {
-        &self.ways
+    /// The ways to find it in an index, made anew at each call. None: a document that it holds for need not have anything that can be
+    /// looked up. About the image that it is evaluated on, also where it [reads the change](Predicate::reads_change).
+    pub fn ways(&self) -> Vec<Way> {
+        let of_expression = self.expression.iter().flat_map(|expression| expression.offers());
+        plan::ways(self.filters.iter().map(Filter::offer).chain(of_expression))
     }
 
-    /// Number of parts, all of which must hold: the filters in their order, then what the expression is a conjunction of.
+    /// Number of parts, all of which must hold: the filters in their order, then the conditions that the expression joins by `&&`.
     pub fn parts(&self) -> usize {
-        self.filters.len() + usize::from(self.expression.is_some())
+        self.filters.len() + self.expression.as_ref().map_or(0, |expression| expression.conjuncts())
     }
 
-    /// The path that a part looks at, where that is all of the image that it looks at.
+    /// The path that a part looks at, where that is all of the image, and of the change, that it looks at.
     pub fn part_path(&self, part: u16) -> Option<&Path> {
-        self.filters.get(usize::from(part)).map(|filter| &filter.path)
-    }
-
-    /// Evaluates a part that has a path on the value found there.
-    pub fn part_on_value(&self, part: u16, value: Option<RawBsonRef<'_>>, budget: &mut Budget) -> Outcome {
-        let Some(filter) = self.filters.get(usize::from(part)) else { return Outcome::Error };
-        let holds = value.is_some_and(|value| filter.holds_for(value, budget));
-        match (budget.is_spent(), holds) {
-            (true, _) => Outcome::OverBudget,
-            (_, true) => Outcome::True,
-            (_, false) => Outcome::False,
+        match self.part(part)? {
+            Part::Filter(filter) => Some(&filter.path),
+            Part::Conjunct(expression, conjunct) => expression.path_of(conjunct),
         }
     }
 
-    /// Evaluates any part on an image.
+    /// Evaluates a part that has a path on the value found there. A part that has none is an error.
+    pub fn part_on_value(&self, part: u16, value: Option<RawBsonRef<'_>>, budget: &mut Budget) -> Outcome {
+        within(budget, |budget| match self.part(part)? {
+            Part::Filter(filter) => Some(value.is_some_and(|value| filter.holds_for(value, budget))),
+            Part::Conjunct(expression, conjunct) => expression.evaluate_on_value(conjunct, value, budget),
+        })
+    }
+
+    /// Evaluates any part on an image. The predicate holds exactly when all of its parts do. Where one is an error and another one does
+    /// not hold, the whole is no error.
     pub fn part_on_image(
         &self,
         part: u16,
@@ -230,9 +233,17 @@ impl Predicate {
         context: &Context<'_>,
         budget: &mut Budget,
     ) -> Outcome {
-        match self.filters.get(usize::from(part)) {
-            Some(filter) => self.part_on_value(part, filter.path.get(image), budget),
-            None => self.evaluate(image, context, budget),
+        within(budget, |budget| match self.part(part)? {
+            Part::Filter(filter) => Some(filter.holds(image, budget)),
+            Part::Conjunct(expression, conjunct) => expression.evaluate_one(conjunct, image, context, budget),
+        })
+    }
+
+    fn part(&self, part: u16) -> Option<Part<'_>> {
+        let part = usize::from(part);
+        match self.filters.get(part) {
+            Some(filter) => Some(Part::Filter(filter)),
+            None => Some(Part::Conjunct(self.expression.as_deref()?, part - self.filters.len())),
         }
     }
 
@@ -262,39 +273,40 @@ impl Predicate {
         if self.is_always_true() {
             return Outcome::True;
         }
-        // Whether this one evaluation is too much by any measure, rather than for what is left.
-        let whole = budget.units >= EVALUATION_UNITS_MAX;
-        let mut own = Budget { units: budget.units.min(EVALUATION_UNITS_MAX) };
-        let given = own.units;
-        let outcome = self.evaluate_within(image, context, &mut own);
-        budget.spend(given - own.units);
-        match outcome {
-            Outcome::OverBudget if whole => Outcome::Error,
-            outcome => outcome,
-        }
+        within(budget, |budget| {
+            for filter in &self.filters {
+                if !filter.holds(image, budget) || budget.is_spent() {
+                    return Some(false);
+                }
+            }
+            match &self.expression {
+                Some(expression) => expression.evaluate(image, context, budget),
+                None => Some(true),
+            }
+        })
     }
+}
 
-    fn evaluate_within(&self, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Outcome {
-        for filter in &self.filters {
-            let holds = filter.holds(image, budget);
-            if budget.is_spent() {
-                return Outcome::OverBudget;
-            }
-            if !holds {
-                return Outcome::False;
-            }
-        }
-        let Some(expression) = &self.expression else { return Outcome::True };
-        let answer = expression.evaluate(image, context, budget);
-        if budget.is_spent() {
-            return Outcome::OverBudget;
-        }
-        match answer {
-            Some(true) => Outcome::True,
-            Some(false) => Outcome::False,
-            None => Outcome::Error,
-        }
-    }
+enum Part<'a> {
+    Filter(&'a Filter),
+    Conjunct(&'a Expression, usize),
+}
+
+/// Runs one evaluation, which says None for an error, under the bounds of the budget and of a single evaluation.
+fn within(budget: &mut Budget, evaluate: impl FnOnce(&mut Budget) -> Option<bool>) -> Outcome {
+    let given = budget.units.min(EVALUATION_UNITS_MAX);
+    let mut own = Budget { units: given };
+    let answer = evaluate(&mut own);
+    let outcome = match answer {
+        // Too much by any measure, rather than for what is left.
+        _ if own.is_spent() && given == EVALUATION_UNITS_MAX => Outcome::Error,
+        _ if own.is_spent() => Outcome::OverBudget,
+        Some(true) => Outcome::True,
+        Some(false) => Outcome::False,
+        None => Outcome::Error,
+    };
+    budget.spend(given - own.units);
+    outcome
 }
 
 /// Compiles on a thread of its own, for a caller whose stack may be small.

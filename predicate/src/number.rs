@@ -4,9 +4,12 @@
 //! no big integers; a double against a decimal does only where the two are within a factor of two of each other.
 
 use std::cmp::Ordering;
+use std::io::Write as _;
 
 use bson::{Decimal128, RawBsonRef};
 use num_bigint::BigUint;
+
+use crate::plan::double_key;
 
 /// A BSON number, its type reduced to what matters for comparing.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,8 @@ const EXPONENT_BIAS: i32 = 6176;
 const COEFFICIENT_MAX: u128 = 10_u128.pow(34) - 1;
 /// 2^63 as a double: the first one above every `i64`.
 const I64_END: f64 = 9_223_372_036_854_775_808.0;
+/// 2^52: from here on every double is a whole number.
+const WHOLE_FROM: f64 = 4_503_599_627_370_496.0;
 
 impl Number {
     pub(crate) fn of(raw: RawBsonRef<'_>) -> Option<Number> {
@@ -179,14 +184,15 @@ impl Decimal {
         Some(if self.negative { -magnitude } else { magnitude })
     }
 
-    /// The nearest double, except that a number with a fraction never becomes a whole number: then it is the next double on
-    /// the number's side. So equality with a whole number means the same whether decimals are rounded or not.
+    /// The nearest double, except that below 2^52 a number with a fraction never becomes a whole number: then it is the next double
+    /// on the number's side. So equality with a whole number below 2^52 means the same whether decimals are rounded or not.
+    ///
+    /// Of two numbers the greater never becomes the smaller double, doubles and rounded integers among them included: between two whole
+    /// numbers below 2^52 there is a double, and further up there are whole ones alone.
     pub(crate) fn to_double(self) -> f64 {
         let short = self.without_trailing_zeros();
-        let sign = if short.negative { "-" } else { "" };
-        let text = format!("{sign}{}e{}", short.coefficient, short.exponent);
-        let nearest: f64 = text.parse().expect("an integer with an exponent is a double's text");
-        if short.exponent >= 0 || nearest.fract() != 0.0 {
+        let nearest = short.nearest_double();
+        if short.exponent >= 0 || nearest.abs() >= WHOLE_FROM || nearest.fract() != 0.0 {
             return nearest;
         }
         match compare_double_decimal(nearest, short) {
@@ -194,6 +200,52 @@ impl Decimal {
             Ordering::Greater => nearest.next_down(),
             Ordering::Equal => nearest,
         }
+    }
+
+    fn nearest_double(self) -> f64 {
+        // Two exact doubles, one of them a power of ten: their quotient or product is rounded once.
+        const POWERS: [f64; 23] = [
+            1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
+            1e20, 1e21, 1e22,
+        ];
+        let magnitude = match POWERS.get(self.exponent.unsigned_abs() as usize) {
+            Some(power) if self.coefficient <= 1 << 53 && self.exponent < 0 => self.coefficient as f64 / power,
+            Some(power) if self.coefficient <= 1 << 53 => self.coefficient as f64 * power,
+            _ => self.parsed(),
+        };
+        if self.negative { -magnitude } else { magnitude }
+    }
+
+    /// The nearest double to the magnitude, by way of text.
+    fn parsed(self) -> f64 {
+        // 39 digits of the coefficient, `e`, and at most five characters of the exponent.
+        let mut text = [0; 48];
+        let mut rest = &mut text[..];
+        write!(rest, "{}e{}", self.coefficient, self.exponent).expect("there is room for it");
+        let unused = rest.len();
+        let text = std::str::from_utf8(&text[..text.len() - unused]).expect("digits are text");
+        text.parse().expect("an integer with an exponent is a double's text")
+    }
+}
+
+/// Whether it is a number that equals nothing.
+pub(crate) fn is_nan(raw: RawBsonRef<'_>) -> bool {
+    matches!(Number::of(raw), Some(Number::Nan))
+}
+
+/// Sortable bits of the double that CEL makes of a decimal. None for NaN.
+#[cold]
+pub(crate) fn decimal_key(value: Decimal128) -> Option<u64> {
+    double_key(decimal_to_double(value))
+}
+
+/// A decimal as CEL sees it.
+pub(crate) fn decimal_to_double(value: Decimal128) -> f64 {
+    match Number::of_decimal(value) {
+        Number::Decimal(decimal) => decimal.to_double(),
+        Number::Infinite(true) => f64::NEG_INFINITY,
+        Number::Infinite(false) => f64::INFINITY,
+        _ => f64::NAN,
     }
 }
 

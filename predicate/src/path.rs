@@ -45,12 +45,18 @@ impl Path {
         }
     }
 
-    /// The names from the root of the image down to the value. None for the document id of a nested layout, which is computed.
+    /// The names from the root of the image down to the value. None for the document id of a nested layout, which is computed, and for
+    /// what is below it, where nothing is (no anchor has such a path).
     pub fn fields(&self) -> Option<&[Box<str>]> {
         match &self.0 {
             Place::Fields(names) => Some(names),
             Place::NestedId(_) | Place::Nowhere => None,
         }
+    }
+
+    /// Whether it is the document id of a nested layout, which is computed: always a string, or missing.
+    pub fn is_computed_id(&self) -> bool {
+        matches!(self.0, Place::NestedId(_))
     }
 
     pub(crate) fn of_fields<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
@@ -67,6 +73,11 @@ impl Path {
 
     pub(crate) fn nowhere() -> Path {
         Path(Place::Nowhere)
+    }
+
+    /// Whether nothing is ever there.
+    pub(crate) fn is_nowhere(&self) -> bool {
+        matches!(self.0, Place::Nowhere)
     }
 
     /// Cost units of one look-up.

@@ -16,7 +16,7 @@ use crate::number::{Canonical, Number};
 /// with `==` of `docs/semantics.md`. Never made for NaN, which equals nothing, nor for arrays, documents and the other
 /// composite types, which are no index keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Value(Vec<u8>);
+pub struct Value(Box<[u8]>);
 
 /// Room for the canonical bytes of most values without an allocation.
 pub type CanonicalBytes = SmallVec<[u8; 48]>;
@@ -25,7 +25,7 @@ impl Value {
     /// None for what equals nothing (NaN) or cannot be an index key.
     pub fn of(raw: RawBsonRef<'_>) -> Option<Value> {
         let mut bytes = CanonicalBytes::new();
-        write_canonical(raw, &mut bytes).then(|| Value(bytes.into_vec()))
+        write_canonical(raw, &mut bytes).then(|| Value(bytes.as_slice().into()))
     }
 
     /// The value of a stored id, given as its BSON type byte and the bytes of its value.

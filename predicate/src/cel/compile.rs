@@ -5,13 +5,12 @@ use cel_interpreter::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, Selec
 
 use super::check::{reads, text_literal};
 use super::interpret::{Interpreted, env};
-use super::native::{CompareOp, Image, Node, Operand, Test, TestKind, TextOp};
+use super::native::{CompareOp, Has, Image, Matches, Node, Operand, Test, TestKind, TextOp};
 use super::regex::{PatternError, compile_regex};
 use super::scan::error;
 use super::value::Literal;
 use crate::CompileError;
 use crate::mapping::Mapping;
-use crate::path::Path;
 
 impl From<PatternError> for CompileError {
     fn from(found: PatternError) -> CompileError {
@@ -101,7 +100,7 @@ fn call_test(call: &CallExpr, mapping: &Mapping) -> Result<Option<(TestKind, boo
                 return Ok(None);
             };
             let composite = left.may_be_composite_with(&right);
-            Ok(Some((TestKind::Compare { op, left, right }, composite)))
+            Ok(Some((compare_kind(op, left, right), composite)))
         }
         (operators::IN, None, [item, container]) => {
             let Some(item) = operand(item, mapping) else { return Ok(None) };
@@ -131,7 +130,7 @@ fn call_test(call: &CallExpr, mapping: &Mapping) -> Result<Option<(TestKind, boo
             let regex = compile_regex(pattern)?;
             let Some(target) = operand(target, mapping) else { return Ok(None) };
             let size = target.is_size();
-            Ok(Some((TestKind::Matches { target, regex }, size)))
+            Ok(Some((TestKind::Matches(Box::new(Matches { target, regex })), size)))
         }
         (operators::INDEX, ..) => {
             let found = fields(call_as_fields(call), mapping);
@@ -146,7 +145,16 @@ fn has(select: &SelectExpr, mapping: &Mapping) -> Option<TestKind> {
     let parent = (!names.is_empty()).then(|| mapping.view_path(&names));
     names.push(&select.field);
     let whole = mapping.view_path(&names);
-    Some(TestKind::Has { image, parent, name: select.field.as_str().into(), whole })
+    Some(TestKind::Has(Box::new(Has { image, parent, name: select.field.as_str().into(), whole })))
+}
+
+/// With a literal on the right side, if there is one.
+fn compare_kind(op: CompareOp, left: Operand, right: Operand) -> TestKind {
+    match (left, right) {
+        (operand, Operand::Literal(literal)) => TestKind::Against { op, operand, literal },
+        (Operand::Literal(literal), operand) => TestKind::Against { op: op.turned(), operand, literal },
+        (left, right) => TestKind::Compare { op, left, right },
+    }
 }
 
 /// `doc.a["b"].c` as the image and the names `a`, `b`, `c`.
@@ -256,36 +264,4 @@ impl Operand {
         let literal = |operand: &Operand| matches!(operand, Operand::Literal(_));
         self.is_size() || other.is_size() || !(literal(self) || literal(other))
     }
-}
-
-/// What must be equal for a node to be true: fields of the document, and its id.
-pub(super) fn equalities(node: &Node, id: &Path, id_is_text: bool) -> Vec<(Path, Literal, bool)> {
-    let mut found = Vec::new();
-    let conjuncts = match node {
-        Node::And(nodes) => nodes.as_slice(),
-        one => std::slice::from_ref(one),
-    };
-    for conjunct in conjuncts {
-        let Node::Test(test) = conjunct else { continue };
-        match &test.kind {
-            TestKind::Compare { op: CompareOp::Eq, left, right } => {
-                let (path, literal) = match (left, right) {
-                    (Operand::Field(Image::Doc, path) | Operand::Id(path), Operand::Literal(literal))
-                    | (Operand::Literal(literal), Operand::Field(Image::Doc, path) | Operand::Id(path)) => {
-                        (path, literal)
-                    }
-                    _ => continue,
-                };
-                // `id` of a document without one is null, which is no field's value.
-                if path == id && matches!(literal, Literal::Null) {
-                    continue;
-                }
-                found.push((path.clone(), literal.clone(), path == id && id_is_text));
-            }
-            // A field by itself must be true.
-            TestKind::Bool(Operand::Field(Image::Doc, path)) => found.push((path.clone(), Literal::Bool(true), false)),
-            _ => {}
-        }
-    }
-    found
 }

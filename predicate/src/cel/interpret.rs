@@ -19,8 +19,9 @@ use regex::Regex;
 use super::check::{Fields, Reads};
 use super::meter;
 use super::regex::PatternError;
-use super::value::{decimal_to_double, hex_digits, in_range};
+use super::value::{hex_digits, in_range};
 use crate::mapping::{Mapping, VIEW_DEPTH_MAX};
+use crate::number::decimal_to_double;
 use crate::{Budget, Context};
 
 /// Panics of the interpreter that were caught, since the process started.

@@ -10,6 +10,7 @@ mod interpret;
 pub mod limits;
 mod meter;
 mod native;
+mod plan;
 mod regex;
 pub(crate) mod scan;
 mod value;
@@ -18,25 +19,25 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bson::RawDocument;
+use bson::{RawBsonRef, RawDocument};
 use cel_interpreter::common::ast::IdedExpr;
 
 pub use interpret::interpreter_panics;
 
 use crate::mapping::Mapping;
 use crate::path::Path;
-use crate::value::Value;
+use crate::plan::Offer;
 use crate::{Budget, CompileError, Context};
-use native::{Node, Scope};
+use native::{Node, Scope, View};
 use scan::error;
 
 /// A compiled expression.
 #[derive(Debug)]
 pub(crate) struct Expression {
-    root: Node,
+    /// All of them must be true.
+    conjuncts: Box<[Node]>,
     mapping: Arc<Mapping>,
     reads_change: bool,
-    equalities: Vec<(Path, Value)>,
 }
 
 thread_local! {
@@ -56,30 +57,60 @@ impl Expression {
             Ok((compile::node(&tree, mapping, native)?, reads_change))
         }));
         let (root, reads_change) = compiled.unwrap_or_else(|_| Err(error(None, "the parser failed on it")))?;
-        let id = mapping.id_path();
-        let id_is_text = matches!(mapping, Mapping::Nested(_));
-        let equalities = compile::equalities(&root, &id, id_is_text)
-            .into_iter()
-            .filter_map(|(path, literal, text)| {
-                let exact = literal.exact_value(text)?;
-                Some((path, Value::of(exact.as_raw_bson_ref())?))
-            })
-            .collect();
-        Ok(Expression { root, mapping: shared(mapping), reads_change, equalities })
+        let conjuncts = match root {
+            Node::And(nodes) => nodes.into(),
+            root => Box::from([root]),
+        };
+        Ok(Expression { conjuncts, mapping: shared(mapping), reads_change })
     }
 
     /// None for an error, also for want of budget, which the budget shows.
     pub(crate) fn evaluate(&self, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Option<bool> {
-        let scope = Scope { mapping: &self.mapping, image, context };
-        self.root.evaluate(&scope, budget)
+        native::fold(&self.conjuncts, false, &self.scope(image, context), budget)
+    }
+
+    /// Number of conditions that must all be true.
+    pub(crate) fn conjuncts(&self) -> usize {
+        self.conjuncts.len()
+    }
+
+    /// What each of them asks of a document.
+    pub(crate) fn offers(&self) -> impl Iterator<Item = Option<Offer>> {
+        self.conjuncts.iter().map(|node| plan::offer(node, true))
+    }
+
+    /// The one path that a condition looks at.
+    pub(crate) fn path_of(&self, conjunct: usize) -> Option<&Path> {
+        plan::path_of(self.conjuncts.get(conjunct)?)
+    }
+
+    /// One condition that looks at one path only, on what stands there.
+    pub(crate) fn evaluate_on_value(
+        &self,
+        conjunct: usize,
+        value: Option<RawBsonRef<'_>>,
+        budget: &mut Budget,
+    ) -> Option<bool> {
+        self.conjuncts.get(conjunct)?.evaluate(&Scope { view: View::Value(value) }, budget)
+    }
+
+    /// One condition.
+    pub(crate) fn evaluate_one(
+        &self,
+        conjunct: usize,
+        image: &RawDocument,
+        context: &Context<'_>,
+        budget: &mut Budget,
+    ) -> Option<bool> {
+        self.conjuncts.get(conjunct)?.evaluate(&self.scope(image, context), budget)
+    }
+
+    fn scope<'s, 'a>(&'s self, image: &'a RawDocument, context: &'s Context<'a>) -> Scope<'s, 'a> {
+        Scope { view: View::Image { mapping: &self.mapping, image, context } }
     }
 
     pub(crate) fn reads_change(&self) -> bool {
         self.reads_change
-    }
-
-    pub(crate) fn equalities(&self) -> &[(Path, Value)] {
-        &self.equalities
     }
 }
 

@@ -42,6 +42,12 @@ pub(super) enum TestKind {
         left: Operand,
         right: Operand,
     },
+    /// A comparison with a literal on its right, by far the most frequent one.
+    Against {
+        op: CompareOp,
+        operand: Operand,
+        literal: Literal,
+    },
     InList {
         item: Operand,
         list: Vec<Literal>,
@@ -50,22 +56,28 @@ pub(super) enum TestKind {
         item: Operand,
         container: Operand,
     },
-    /// `has` of a name in the document at `parent`, or in the view itself.
-    Has {
-        image: Image,
-        parent: Option<Path>,
-        name: Box<str>,
-        whole: Path,
-    },
+    Has(Box<Has>),
     Text {
         op: TextOp,
         target: Operand,
         argument: Operand,
     },
-    Matches {
-        target: Operand,
-        regex: Regex,
-    },
+    Matches(Box<Matches>),
+}
+
+/// `has` of a name in the document at `parent`, or in the view itself.
+#[derive(Debug)]
+pub(super) struct Has {
+    pub(super) image: Image,
+    pub(super) parent: Option<Path>,
+    pub(super) name: Box<str>,
+    pub(super) whole: Path,
+}
+
+#[derive(Debug)]
+pub(super) struct Matches {
+    pub(super) target: Operand,
+    pub(super) regex: Regex,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,9 +131,14 @@ impl From<Composite> for Fault {
 
 /// What an evaluation looks at.
 pub(super) struct Scope<'s, 'a> {
-    pub(super) mapping: &'s Mapping,
-    pub(super) image: &'a RawDocument,
-    pub(super) context: &'s Context<'a>,
+    pub(super) view: View<'s, 'a>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum View<'s, 'a> {
+    Image { mapping: &'s Mapping, image: &'a RawDocument, context: &'s Context<'a> },
+    /// What stands at the one path that the expression looks at: see [`super::plan::path_of`].
+    Value(Option<RawBsonRef<'a>>),
 }
 
 impl Node {
@@ -140,20 +157,18 @@ impl Node {
                     no.evaluate(scope, budget)
                 }
             }
-            Node::Interpreted(expr) => expr.evaluate(scope.mapping, scope.image, scope.context, budget),
+            Node::Interpreted(expr) => scope.interpret(expr, budget),
             Node::Test(test) => match test.kind.evaluate(scope, budget) {
                 Ok(answer) => Some(answer),
                 Err(Fault::Error) => None,
-                Err(Fault::Composite) => {
-                    test.fallback.as_ref()?.evaluate(scope.mapping, scope.image, scope.context, budget)
-                }
+                Err(Fault::Composite) => scope.interpret(test.fallback.as_ref()?, budget),
             },
         }
     }
 }
 
 /// `&&` where false decides, `||` where true does: the deciding answer absorbs errors, before and after it.
-fn fold(nodes: &[Node], deciding: bool, scope: &Scope<'_, '_>, budget: &mut Budget) -> Option<bool> {
+pub(super) fn fold(nodes: &[Node], deciding: bool, scope: &Scope<'_, '_>, budget: &mut Budget) -> Option<bool> {
     let mut answer = Some(!deciding);
     for node in nodes {
         match node.evaluate(scope, budget) {
@@ -181,6 +196,11 @@ impl TestKind {
                 let right = right.value(scope, budget)?;
                 op.holds(&left, &right)
             }
+            TestKind::Against { op, operand, literal } => match operand {
+                // As it stands in the image, which for most types is how it is compared.
+                Operand::Field(Image::Doc, path) => op.holds_for(scope.doc(path, budget).ok_or(Fault::Error)?, literal),
+                _ => op.holds(&operand.value(scope, budget)?, &literal.as_ref()),
+            },
             TestKind::InList { item, list } => {
                 let item = item.value(scope, budget)?;
                 budget.spend(list.len() as u64);
@@ -204,12 +224,11 @@ impl TestKind {
                     _ => Err(Fault::Error),
                 }
             }
-            TestKind::Has { image, parent, name, whole } => {
-                let image = scope.of(*image).ok_or(Fault::Error)?;
-                budget.spend(whole.cost());
+            TestKind::Has(has) => {
+                let Has { image, parent, name, whole } = has.as_ref();
                 match parent {
-                    None => Ok(whole.get(image).is_some()),
-                    Some(parent) => match parent.get(image) {
+                    None => Ok(scope.field(*image, whole, budget)?.is_some()),
+                    Some(parent) => match scope.field(*image, parent, budget)? {
                         Some(RawBsonRef::Document(parent)) => Ok(field(parent, name).is_some()),
                         _ => Err(Fault::Error),
                     },
@@ -226,7 +245,8 @@ impl TestKind {
                     TextOp::Contains => target.contains(argument),
                 })
             }
-            TestKind::Matches { target, regex } => {
+            TestKind::Matches(matches) => {
+                let Matches { target, regex } = matches.as_ref();
                 let target = target.value(scope, budget)?;
                 let text = target.text().ok_or(Fault::Error)?;
                 budget.spend(regex_units(text));
@@ -254,24 +274,100 @@ fn in_array(item: &CelRef<'_>, list: &bson::raw::RawArray, budget: &mut Budget) 
 
 impl CompareOp {
     fn holds(self, left: &CelRef<'_>, right: &CelRef<'_>) -> Result<bool, Fault> {
-        let order = || left.compare(right).ok_or(Fault::Error);
         Ok(match self {
             CompareOp::Eq => left.equal(right)?,
             CompareOp::Ne => !left.equal(right)?,
-            CompareOp::Lt => order()? == Ordering::Less,
-            CompareOp::Le => order()? != Ordering::Greater,
-            CompareOp::Gt => order()? == Ordering::Greater,
-            CompareOp::Ge => order()? != Ordering::Less,
+            _ => self.is(left.compare(right).ok_or(Fault::Error)?),
         })
+    }
+
+    /// [`CompareOp::holds`] for a value in place and a literal.
+    #[inline]
+    fn holds_for(self, value: RawBsonRef<'_>, literal: &Literal) -> Result<bool, Fault> {
+        let order = match (value, literal) {
+            (RawBsonRef::String(text), Literal::Text(literal)) => match self {
+                CompareOp::Eq => return Ok(*text == **literal),
+                CompareOp::Ne => return Ok(*text != **literal),
+                _ => text.as_bytes().cmp(literal.as_bytes()),
+            },
+            (RawBsonRef::Int32(value), Literal::Int(literal)) => i64::from(value).cmp(literal),
+            (RawBsonRef::Int64(value), Literal::Int(literal)) => value.cmp(literal),
+            _ => return self.holds(&CelRef::of(value), &literal.as_ref()),
+        };
+        Ok(self.is(order))
+    }
+
+    fn is(self, order: Ordering) -> bool {
+        match self {
+            CompareOp::Eq => order.is_eq(),
+            CompareOp::Ne => order.is_ne(),
+            CompareOp::Lt => order.is_lt(),
+            CompareOp::Le => order.is_le(),
+            CompareOp::Gt => order.is_gt(),
+            CompareOp::Ge => order.is_ge(),
+        }
+    }
+
+    /// The operator with its sides exchanged.
+    pub(super) fn turned(self) -> CompareOp {
+        match self {
+            CompareOp::Eq | CompareOp::Ne => self,
+            CompareOp::Lt => CompareOp::Gt,
+            CompareOp::Le => CompareOp::Ge,
+            CompareOp::Gt => CompareOp::Lt,
+            CompareOp::Ge => CompareOp::Le,
+        }
+    }
+
+    /// The operator that holds where this one is false. Where one is an error so is the other.
+    pub(super) fn negated(self) -> CompareOp {
+        match self {
+            CompareOp::Eq => CompareOp::Ne,
+            CompareOp::Ne => CompareOp::Eq,
+            CompareOp::Lt => CompareOp::Ge,
+            CompareOp::Le => CompareOp::Gt,
+            CompareOp::Gt => CompareOp::Le,
+            CompareOp::Ge => CompareOp::Lt,
+        }
     }
 }
 
 impl<'a> Scope<'_, 'a> {
-    /// None where there is no before-image: whatever is selected from null is an error.
-    fn of(&self, image: Image) -> Option<&'a RawDocument> {
+    /// What stands at a path of the document.
+    #[inline]
+    fn doc(&self, path: &Path, budget: &mut Budget) -> Option<RawBsonRef<'a>> {
+        match self.view {
+            View::Value(value) => value,
+            View::Image { image, .. } => {
+                budget.spend(path.cost());
+                path.get(image)
+            }
+        }
+    }
+
+    /// An error where there is no such image: whatever is selected from null is one.
+    fn field(&self, image: Image, path: &Path, budget: &mut Budget) -> Result<Option<RawBsonRef<'a>>, Fault> {
         match image {
-            Image::Doc => Some(self.image),
-            Image::Before => self.context.before,
+            Image::Doc => Ok(self.doc(path, budget)),
+            Image::Before => {
+                budget.spend(path.cost());
+                Ok(path.get(self.context()?.before.ok_or(Fault::Error)?))
+            }
+        }
+    }
+
+    /// Nothing that looks at one value only asks for it.
+    fn context(&self) -> Result<&Context<'a>, Fault> {
+        match self.view {
+            View::Image { context, .. } => Ok(context),
+            View::Value(_) => Err(Fault::Error),
+        }
+    }
+
+    fn interpret(&self, expr: &Interpreted, budget: &mut Budget) -> Option<bool> {
+        match self.view {
+            View::Image { mapping, image, context } => expr.evaluate(mapping, image, context, budget),
+            View::Value(_) => None,
         }
     }
 }
@@ -280,16 +376,12 @@ impl Operand {
     fn value<'a>(&'a self, scope: &Scope<'_, 'a>, budget: &mut Budget) -> Result<CelRef<'a>, Fault> {
         Ok(match self {
             Operand::Literal(literal) => literal.as_ref(),
-            Operand::Field(image, path) => {
-                budget.spend(path.cost());
-                let image = scope.of(*image).ok_or(Fault::Error)?;
-                CelRef::of(path.get(image).ok_or(Fault::Error)?)
-            }
-            Operand::Id(path) => path.get(scope.image).map_or(CelRef::Null, CelRef::of),
-            Operand::Tenant => CelRef::Text(scope.context.tenant),
-            Operand::Collection => CelRef::Text(scope.context.collection),
-            Operand::Type => CelRef::Text(scope.context.change_type.as_str()),
-            Operand::Before => scope.context.before.map_or(CelRef::Null, CelRef::Map),
+            Operand::Field(image, path) => CelRef::of(scope.field(*image, path, budget)?.ok_or(Fault::Error)?),
+            Operand::Id(path) => scope.doc(path, budget).map_or(CelRef::Null, CelRef::of),
+            Operand::Tenant => CelRef::Text(scope.context()?.tenant),
+            Operand::Collection => CelRef::Text(scope.context()?.collection),
+            Operand::Type => CelRef::Text(scope.context()?.change_type.as_str()),
+            Operand::Before => scope.context()?.before.map_or(CelRef::Null, CelRef::Map),
             Operand::Size(operand) => {
                 let size = match operand.value(scope, budget)? {
                     CelRef::Map(_) => return Err(Fault::Composite),

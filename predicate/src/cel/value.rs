@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 
 use bson::raw::RawArray;
-use bson::{RawBson, RawBsonRef, RawDocument};
+use bson::{RawBsonRef, RawDocument};
 
-use crate::number::{Number, compare_int_double};
+use crate::number::{compare_int_double, decimal_to_double};
 
 /// A BSON value under the table of `docs/semantics.md`.
 #[derive(Clone, Copy, Debug)]
@@ -98,23 +98,12 @@ impl<'a> CelRef<'a> {
     }
 }
 
-/// Dates from the year 1 to the year 9999, the range of CEL's timestamps.
-pub(super) fn in_range(millis: i64) -> bool {
-    (-62_135_596_800_000..=253_402_300_799_999).contains(&millis)
-}
+/// The first millisecond of the year 1 and the last of the year 9999, the range of CEL's timestamps.
+pub(super) const MILLIS_MIN: i64 = -62_135_596_800_000;
+pub(super) const MILLIS_MAX: i64 = 253_402_300_799_999;
 
-pub(super) fn decimal_to_double(value: bson::Decimal128) -> f64 {
-    match Number::of_decimal(value) {
-        Number::Decimal(decimal) => decimal.to_double(),
-        Number::Infinite(negative) => {
-            if negative {
-                f64::NEG_INFINITY
-            } else {
-                f64::INFINITY
-            }
-        }
-        _ => f64::NAN,
-    }
+pub(super) fn in_range(millis: i64) -> bool {
+    (MILLIS_MIN..=MILLIS_MAX).contains(&millis)
 }
 
 pub(super) fn hex_digits(bytes: [u8; 12]) -> [u8; 24] {
@@ -156,9 +145,6 @@ pub(super) enum Literal {
     Time(i64, u32),
 }
 
-/// Integers of this magnitude and below are the same as doubles and as decimals.
-const EXACT_INT_MAX: i64 = 1 << 53;
-
 impl Literal {
     pub(super) fn as_ref(&self) -> CelRef<'_> {
         match self {
@@ -172,33 +158,8 @@ impl Literal {
             Literal::Time(seconds, nanos) => CelRef::Time(*seconds, *nanos),
         }
     }
-
-    /// The one BSON value, up to `==` of filters, that equals this literal in CEL. None where several different ones do: a text
-    /// that could be an ObjectId, a number that a decimal may be rounded to, bytes whose subtype CEL does not see. Where the
-    /// field is known to be a string (`text_only`), a text is always exact.
-    pub(super) fn exact_value(&self, text_only: bool) -> Option<RawBson> {
-        let int = |value: i64| (value.abs() <= EXACT_INT_MAX).then_some(RawBson::Int64(value));
-        match self {
-            Literal::Null => Some(RawBson::Null),
-            Literal::Bool(value) => Some(RawBson::Boolean(*value)),
-            Literal::Int(value) if *value == i64::MIN => None,
-            Literal::Int(value) => int(*value),
-            Literal::UInt(value) => int(i64::try_from(*value).ok()?),
-            Literal::Double(value) if value.fract() == 0.0 && value.abs() <= EXACT_INT_MAX as f64 => int(*value as i64),
-            Literal::Double(_) | Literal::Bytes(_) => None,
-            Literal::Text(value) if !text_only && is_hex_id(value) => None,
-            Literal::Text(value) => Some(RawBson::String(value.to_string())),
-            Literal::Time(seconds, nanos) => {
-                if nanos % 1_000_000 != 0 {
-                    return None;
-                }
-                let millis = seconds.checked_mul(1000)?.checked_add(i64::from(nanos / 1_000_000))?;
-                Some(RawBson::DateTime(bson::DateTime::from_millis(millis)))
-            }
-        }
-    }
 }
 
-fn is_hex_id(text: &str) -> bool {
+pub(super) fn is_hex_id(text: &str) -> bool {
     text.len() == 24 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
