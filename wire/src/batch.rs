@@ -2,15 +2,17 @@
 //!
 //! The body is a run of entries up to its end, without a count. An entry is `length` (u32, little-endian: the bytes that follow
 //! it), then `seq`, `targets`, `id`, `operation`, `tenant`, `collection`, `document_id`, `document` in bincode's encoding. What
-//! differs from session to session stands first, what is the same for all of them last. Bytes of an entry after the document
-//! are ignored.
+//! differs from session to session stands first, what is the same for all of them last: a shard encodes that once, as an
+//! [`EventBody`], and copies it into what each session is sent. Bytes of an entry after the document are ignored.
+//!
+//! Entries are nearly all that a shard ever writes, so they are encoded by hand here; a test compares that with bincode.
 
 use bytes::{BufMut, BytesMut};
 
 use crate::{
     EventEntry, EventId, Operation, Target,
     body::{Body, BodyError, Read},
-    codec::{HEADER_BYTES, MAX_FRAME_BODY_BYTES, close_frame, delivery, encode_into, open_frame},
+    codec::{HEADER_BYTES, MAX_FRAME_BODY_BYTES, close_frame, delivery, open_frame},
 };
 
 /// An [`EventEntry`] that borrows.
@@ -28,6 +30,19 @@ pub struct EventEntryRef<'a> {
     pub document: &'a [u8],
 }
 
+/// What of an entry is the same in every session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventBody<'a> {
+    pub id: EventId,
+    pub operation: Operation,
+    pub tenant: &'a str,
+    pub collection: &'a str,
+    /// One byte of BSON type, then the BSON value.
+    pub document_id: &'a [u8],
+    /// BSON, or empty.
+    pub document: &'a [u8],
+}
+
 impl<'a> From<&'a EventEntry> for EventEntryRef<'a> {
     fn from(entry: &'a EventEntry) -> Self {
         Self {
@@ -39,6 +54,43 @@ impl<'a> From<&'a EventEntry> for EventEntryRef<'a> {
             document_id: &entry.document_id,
             targets: &entry.targets,
             document: &entry.document,
+        }
+    }
+}
+
+impl<'a> EventEntryRef<'a> {
+    fn body(&self) -> EventBody<'a> {
+        let Self { id, operation, tenant, collection, document_id, document, .. } = *self;
+        EventBody { id, operation, tenant, collection, document_id, document }
+    }
+}
+
+impl EventBody<'_> {
+    /// As many bytes as [`EventBody::encode`] appends, or a few more.
+    pub fn encoded_bytes_max(&self) -> usize {
+        BODY_NUMBERS_BYTES_MAX
+            + self.tenant.len()
+            + self.collection.len()
+            + self.document_id.len()
+            + self.document.len()
+    }
+
+    /// Appends what [`EventsEncoder::push_encoded`] takes.
+    pub fn encode(&self, out: &mut impl BufMut) {
+        let mut start = Few::<BODY_START_BYTES_MAX>::new();
+        start.int(u64::from(self.id.backend.0));
+        start.int(self.id.lineage.0);
+        start.int(self.id.time);
+        start.int(u64::from(self.id.k));
+        start.int(self.operation as u64);
+        start.int(self.tenant.len() as u64);
+        out.put_slice(start.bytes());
+        out.put_slice(self.tenant.as_bytes());
+        for part in [self.collection.as_bytes(), self.document_id, self.document] {
+            let mut length = Few::<INT_BYTES_MAX>::new();
+            length.int(part.len() as u64);
+            out.put_slice(length.bytes());
+            out.put_slice(part);
         }
     }
 }
@@ -60,22 +112,17 @@ pub struct EventsEncoder<'a> {
 
 impl EventsEncoder<'_> {
     pub fn push(&mut self, entry: &EventEntryRef<'_>) {
-        let start = self.buffer.len();
-        // Ids, lengths and places take less than this; it saves growing the buffer twice.
-        self.buffer.reserve(
-            96 + entry.tenant.len()
-                + entry.collection.len()
-                + entry.document_id.len()
-                + 8 * entry.targets.len()
-                + entry.document.len(),
-        );
-        self.buffer.put_u32_le(0);
-        encode_into(self.buffer, (entry.seq, entry.targets, entry.id, entry.operation));
-        encode_into(self.buffer, (entry.tenant, entry.collection, entry.document_id, entry.document));
-        let length = u32::try_from(self.buffer.len() - start - ENTRY_LENGTH_BYTES)
-            .expect("an event's parts are bounded by the source's largest document, far below 4 GiB");
-        self.buffer[start..start + ENTRY_LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
-        self.entries += 1;
+        let body = entry.body();
+        let start = self.open_entry(entry.seq, entry.targets, body.encoded_bytes_max());
+        body.encode(self.buffer);
+        self.close_entry(start);
+    }
+
+    /// The same of a body that is encoded already.
+    pub fn push_encoded(&mut self, seq: u64, targets: &[Target], body: &[u8]) {
+        let start = self.open_entry(seq, targets, body.len());
+        self.buffer.extend_from_slice(body);
+        self.close_entry(start);
     }
 
     /// Entries pushed so far.
@@ -98,11 +145,100 @@ impl EventsEncoder<'_> {
         }
         entries
     }
+
+    /// Writes what stands before the body. Gives the entry's place for [`Self::close_entry`].
+    fn open_entry(&mut self, seq: u64, targets: &[Target], body_bytes: usize) -> usize {
+        let start = self.buffer.len();
+        // It saves growing the buffer twice.
+        self.buffer.reserve(ENTRY_LENGTH_BYTES + 2 * INT_BYTES_MAX + TARGET_BYTES_MAX * targets.len() + body_bytes);
+        let mut few = Few::<ENTRY_START_BYTES>::new();
+        few.skip(ENTRY_LENGTH_BYTES);
+        few.int(seq);
+        few.int(targets.len() as u64);
+        for target in targets {
+            if few.room() < TARGET_BYTES_MAX {
+                self.buffer.extend_from_slice(few.bytes());
+                few.clear();
+            }
+            few.int(u64::from(target.handle.0));
+            few.byte(target.transition as u8);
+            few.byte(target.certainty as u8);
+        }
+        self.buffer.extend_from_slice(few.bytes());
+        start
+    }
+
+    fn close_entry(&mut self, start: usize) {
+        let length = u32::try_from(self.buffer.len() - start - ENTRY_LENGTH_BYTES)
+            .expect("an event's parts are bounded by the source's largest document, far below 4 GiB");
+        self.buffer[start..start + ENTRY_LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+        self.entries += 1;
+    }
 }
 
 impl Drop for EventsEncoder<'_> {
     fn drop(&mut self) {
         self.buffer.truncate(self.start);
+    }
+}
+
+/// A few bytes, gathered before they go into a buffer that grows.
+struct Few<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Few<N> {
+    #[inline]
+    fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    #[inline]
+    fn room(&self) -> usize {
+        N - self.len
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    #[inline]
+    fn skip(&mut self, bytes: usize) {
+        self.len += bytes;
+    }
+
+    #[inline]
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    /// An unsigned integer of any type, or an enum's number: the value alone decides how it is written.
+    #[inline]
+    fn int(&mut self, value: u64) {
+        if value < 251 {
+            self.byte(value as u8);
+        } else if let Ok(value) = u16::try_from(value) {
+            self.marked(251, value.to_le_bytes());
+        } else if let Ok(value) = u32::try_from(value) {
+            self.marked(252, value.to_le_bytes());
+        } else {
+            self.marked(253, value.to_le_bytes());
+        }
+    }
+
+    #[inline]
+    fn marked<const L: usize>(&mut self, marker: u8, bytes: [u8; L]) {
+        self.byte(marker);
+        self.bytes[self.len..self.len + L].copy_from_slice(&bytes);
+        self.len += L;
     }
 }
 
@@ -138,3 +274,14 @@ fn decode_entry(body: &mut Body<'_>) -> Result<EventEntry, BodyError> {
 }
 
 const ENTRY_LENGTH_BYTES: usize = 4;
+/// A marker and the bytes of a `u64`.
+const INT_BYTES_MAX: usize = 9;
+/// A handle, which is a `u32`, and two enums.
+const TARGET_BYTES_MAX: usize = 7;
+/// Backend, lineage, time, k, operation and the length of the tenant.
+const BODY_START_BYTES_MAX: usize = 5 + INT_BYTES_MAX + INT_BYTES_MAX + 5 + 1 + INT_BYTES_MAX;
+const BODY_NUMBERS_BYTES_MAX: usize = BODY_START_BYTES_MAX + 3 * INT_BYTES_MAX;
+/// Room for what stands before the body of an entry with some fifteen targets.
+const ENTRY_START_BYTES: usize = 128;
+
+const _: () = assert!(ENTRY_START_BYTES >= ENTRY_LENGTH_BYTES + 2 * INT_BYTES_MAX + TARGET_BYTES_MAX);

@@ -7,7 +7,7 @@ mod message;
 mod position;
 mod slot;
 
-pub use batch::{EventEntryRef, EventsEncoder, begin_events};
+pub use batch::{EventBody, EventEntryRef, EventsEncoder, begin_events};
 pub use body::{MAX_BACKENDS, Message};
 pub use codec::{
     Decoder, HEADER_BYTES, MAX_BODY_BYTES, MAX_FRAME_BODY_BYTES, MAX_HELLO_BODY_BYTES, MORE, WireError, encode_ack,

@@ -3,9 +3,9 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 use crate::{
-    BackendId, Bound, Capabilities, Certainty, CloseReason, Epoch, EventEntry, GapReason, Handle, Hello, Lineage,
-    Operation, Position, Positions, Registration, RequestId, ResyncReason, ShardAddress, SlotTable, SubscribeItem,
-    SubscribeResult, SubscriptionKey, Target, Transition, Welcome,
+    BackendId, Bound, Capabilities, Certainty, CloseReason, Epoch, EventBody, EventEntry, GapReason, Handle, Hello,
+    Lineage, Operation, Position, Positions, Registration, RequestId, ResyncReason, ShardAddress, SlotTable,
+    SubscribeItem, SubscribeResult, SubscriptionKey, Target, Transition, Welcome,
 };
 
 /// Whatever the codec carries, with its encoder.
@@ -312,6 +312,44 @@ proptest! {
         survives_garbage(&reply, &body, at, byte);
         survives_garbage(&delivery, &body, at, byte);
         survives_garbage(&Ack { received: 300, done: 2 }, &body, at, byte);
+    }
+
+    /// Entries are written by hand, as bincode would.
+    #[test]
+    fn entries_are_what_bincode_writes(
+        mut entry in entry(), targets in vec(target(), 0..60), numbers in any::<[u64; 3]>(), shifts in any::<[u8; 5]>(),
+    ) {
+        // Numbers of every length.
+        let [seq, lineage, time] = numbers;
+        (entry.seq, entry.targets) = (seq >> (shifts[0] % 64), targets);
+        entry.targets.iter_mut().for_each(|target| target.handle.0 >>= shifts[1] % 32);
+        entry.id.lineage.0 = lineage >> (shifts[2] % 64);
+        entry.id.time = time >> (shifts[3] % 64);
+        entry.id.k >>= shifts[4] % 32;
+
+        let head = encode_to_vec((entry.seq, &entry.targets, entry.id, entry.operation), standard()).unwrap();
+        let tail = (&entry.tenant, &entry.collection, &entry.document_id, &entry.document);
+        let fields = [head, encode_to_vec(tail, standard()).unwrap()].concat();
+        let body = [&(fields.len() as u32).to_le_bytes()[..], &fields].concat();
+        let written = bytes_of(&[Delivery::Events(vec![entry.clone()])]);
+        prop_assert_eq!(&written[HEADER_BYTES..], &body[..]);
+
+        let mut once = Vec::new();
+        let shared = EventBody {
+            id: entry.id,
+            operation: entry.operation,
+            tenant: &entry.tenant,
+            collection: &entry.collection,
+            document_id: &entry.document_id,
+            document: &entry.document,
+        };
+        shared.encode(&mut once);
+        prop_assert!(once.len() <= shared.encoded_bytes_max());
+        let mut copied = BytesMut::new();
+        let mut events = begin_events(&mut copied);
+        events.push_encoded(entry.seq, &entry.targets, &once);
+        events.finish();
+        prop_assert_eq!(copied, written);
     }
 
     /// Fields are read by hand; what bincode derives from the types says in which order they were written.
