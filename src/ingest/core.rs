@@ -8,15 +8,15 @@
 
 use std::sync::Arc;
 
-use bson::{RawBsonRef, RawDocument};
 use bytes::Bytes;
 use predicate::Mapping;
-use shards::{Bare, Change, FilterSnapshot, FromIngest, Gap, Scope};
+use shards::{FilterSnapshot, FromIngest, Gap, Scope};
 use smallvec::{SmallVec, smallvec};
-use wire::{BackendId, GapReason, Lineage, PlaceHash, Position, Positions, SlotTable};
+use wire::{BackendId, GapReason, Lineage, Position, Positions, SlotTable};
 
 use super::{
-    normalize::{Malformed, Normalized, RawEvent, Skip, normalize},
+    event::{Malformed, RawEvent},
+    normalize::{Concern, Found, Normalizer, Skip},
     number::{Numbering, RanBackwards},
     route::{Router, ShardIndex},
     settle::{ResumePoint, Settlement},
@@ -64,7 +64,7 @@ struct Stream {
 
 #[derive(Debug)]
 pub struct IngestCore {
-    mapping: Arc<Mapping>,
+    normalizer: Normalizer,
     router: Router,
     backends: Vec<BackendId>,
     streams: Vec<Option<Stream>>,
@@ -79,7 +79,7 @@ impl IngestCore {
     pub fn new(mapping: Arc<Mapping>, slots: SlotTable, backends: Vec<BackendId>) -> Self {
         let shards = usize::from(slots.shards);
         Self {
-            mapping,
+            normalizer: Normalizer::new(mapping),
             router: Router::new(slots),
             streams: backends.iter().map(|_| None).collect(),
             backends,
@@ -120,7 +120,7 @@ impl IngestCore {
         let Some(stream) = &mut self.streams[backend] else { return };
         if stream.enqueued.is_covered_by(&position) {
             stream.enqueued = position;
-            stream.settlement.read(ResumePoint { position, token: None });
+            stream.settlement.read(position, None);
         }
         self.gap(backend, position, smallvec![Scope::Everything], GapReason::HistoryLost, out);
     }
@@ -131,7 +131,7 @@ impl IngestCore {
     }
 
     /// Where the stream of a backend must be reopened so that nothing is missed.
-    pub fn resume_point(&self, backend: usize) -> Option<&ResumePoint> {
+    pub fn resume_point(&self, backend: usize) -> Option<ResumePoint> {
         self.streams[backend].as_ref().map(|stream| stream.settlement.latest())
     }
 
@@ -145,7 +145,7 @@ impl IngestCore {
         self.streams.iter().flatten().map(|stream| stream.enqueued).collect()
     }
 
-    /// Takes the next event of a backend's stream: `event` is its BSON.
+    /// Takes the next event of a backend's stream: `event` is its BSON. Nothing is made of an event that no shard wants.
     ///
     /// # Errors
     /// When the stream must be reopened. The event has had no effect then.
@@ -157,54 +157,46 @@ impl IngestCore {
             debug_assert!(false, "an event before its stream was opened");
             return Ok(());
         };
-        let before = stream.numbering;
-        let position = stream.numbering.next(time)?;
+        let mut numbering = stream.numbering;
+        let position = numbering.next(time)?;
         self.counters.events += 1;
         self.counters.bytes += event.len() as u64;
         if position.is_covered_by(&stream.enqueued) {
+            stream.numbering = numbering;
             self.counters.repeated += 1;
             return Ok(());
         }
-        let normalized = match normalize(&self.mapping, event, &fields, position) {
-            Ok(normalized) => normalized,
-            Err(malformed) => {
-                stream.numbering = before;
-                return Err(malformed.into());
-            }
-        };
+        let concern = self.normalizer.find(&fields)?;
+        stream.numbering = numbering;
         stream.enqueued = position;
-        stream.settlement.read(ResumePoint { position, token: Some(ResumeToken(event.slice_ref(token.as_bytes()))) });
-        match normalized {
-            Normalized::Change(change) => self.change(backend, change, out),
-            Normalized::Gap { scopes, reason } => self.gap(backend, position, scopes, reason, out),
-            Normalized::Skip(why) => self.counters.skipped[why as usize] += 1,
+        stream.settlement.read(position, Some(token));
+        match concern {
+            Concern::Document(found) => self.document(backend, event, &fields, &found, position, out),
+            Concern::Gap { scopes, reason } => self.gap(backend, position, scopes, reason, out),
+            Concern::Skip(why) => self.counters.skipped[why as usize] += 1,
         }
         Ok(())
     }
 
-    fn change(&mut self, backend: usize, mut change: Change, out: &mut Vec<ToShard>) {
-        let shards = match &change.bare {
-            Some(Bare { tenant: Some(tenant), collection: Some(collection) }) => {
-                self.router.wanting([PlaceHash::of(tenant, collection)], key_of(&change))
-            }
-            Some(_) => self.router.everyone(),
-            None => {
-                let images = change.after.iter().chain(&change.before);
-                self.router.wanting(images.map(|image| image.place), key_of(&change))
-            }
+    fn document(
+        &mut self,
+        backend: usize,
+        event: &Bytes,
+        fields: &RawEvent<'_>,
+        found: &Found<'_>,
+        position: Position,
+        out: &mut Vec<ToShard>,
+    ) {
+        let shards = match found.places() {
+            Some(places) => self.router.wanting(places, found.key),
+            None => self.router.everyone(),
         };
         if shards.is_empty() {
             self.counters.filtered += 1;
             return;
         }
         self.counters.routed += 1;
-        if change.document_id.is_none() {
-            let image = change.after.as_ref().or(change.before.as_ref());
-            let document = image.and_then(|image| RawDocument::from_bytes(&image.document).ok());
-            change.document_id = document.and_then(|document| self.mapping.document_id(document)).map(Bytes::from);
-        }
-        let position = change.position;
-        let change = Arc::new(change);
+        let change = Arc::new(self.normalizer.change(event, fields, found, position));
         for shard in shards {
             self.tell(backend, shard, position);
             out.push((shard, FromIngest::Change(change.clone())));
@@ -239,7 +231,7 @@ impl IngestCore {
         if let (Some(stream), Some(token)) = (&mut self.streams[backend], resume) {
             // While what was read already is read again, the token stands before `latest` and would lead back.
             if stream.numbering.last() == stream.enqueued {
-                stream.settlement.renew(token);
+                stream.settlement.renew(&token);
             }
         }
     }
@@ -302,8 +294,4 @@ impl IngestCore {
     pub fn checkpoint(&mut self) -> Vec<ResumePoint> {
         self.streams.iter_mut().flatten().map(|stream| stream.settlement.checkpoint()).collect()
     }
-}
-
-fn key_of(change: &Change) -> RawBsonRef<'_> {
-    predicate::raw_of_stored_id(&change.key).unwrap_or(RawBsonRef::Null)
 }

@@ -1,10 +1,13 @@
 //! The ingest thread: read, normalize, number, filter, route, and know what is settled.
 
 pub mod core;
+mod elements;
+pub mod event;
 pub mod normalize;
 pub mod number;
 pub mod pump;
 mod reader;
+mod root;
 pub mod route;
 pub mod settle;
 pub mod source;

@@ -26,11 +26,26 @@ pub struct ResumePoint {
     pub token: Option<ResumeToken>,
 }
 
-impl ResumePoint {
-    /// With its token in memory of its own, so that it doesn't keep the batch that it was read in.
-    fn owned(mut self) -> Self {
-        self.token = self.token.map(|token| ResumeToken(Bytes::copy_from_slice(&token.0)));
-        self
+/// The last event read. Its token is copied over that of the event before, so that no event takes memory, nor keeps the batch that it
+/// was read in.
+#[derive(Debug)]
+struct Latest {
+    position: Position,
+    token: Vec<u8>,
+    has_token: bool,
+}
+
+impl Latest {
+    fn set(&mut self, position: Position, token: Option<&[u8]>) {
+        self.position = position;
+        self.has_token = token.is_some();
+        self.token.clear();
+        self.token.extend_from_slice(token.unwrap_or_default());
+    }
+
+    fn point(&self) -> ResumePoint {
+        let token = self.has_token.then(|| ResumeToken(Bytes::copy_from_slice(&self.token)));
+        ResumePoint { position: self.position, token }
     }
 }
 
@@ -49,7 +64,7 @@ pub struct Settlement {
     stride: u64,
     since_last: u64,
     /// The newest token: where to reopen the stream.
-    latest: ResumePoint,
+    latest: Latest,
     shards: Vec<ShardProgress>,
 }
 
@@ -57,22 +72,21 @@ impl Settlement {
     /// Everything at or before `start` is done. `start` is also the first place that a checkpoint can name.
     pub fn new(start: ResumePoint, shards: u16) -> Self {
         let progress = ShardProgress { sent: start.position, settled: start.position };
+        let mut latest = Latest { position: start.position, token: Vec::new(), has_token: false };
+        latest.set(start.position, start.token.as_ref().map(|token| &token.0[..]));
         Self {
-            points: VecDeque::from([start.clone()]),
+            points: VecDeque::from([start]),
             stride: STRIDE_MIN,
             since_last: 0,
-            latest: start,
+            latest,
             shards: vec![progress; usize::from(shards)],
         }
     }
 
-    /// The event at `point` has been read.
-    pub fn read(&mut self, point: ResumePoint) {
-        debug_assert!(
-            self.latest.position.is_covered_by(&point.position),
-            "tokens are recorded in the order of positions"
-        );
-        self.latest = point;
+    /// The event at `position` has been read.
+    pub fn read(&mut self, position: Position, token: Option<&[u8]>) {
+        debug_assert!(self.latest.position.is_covered_by(&position), "tokens are recorded in the order of positions");
+        self.latest.set(position, token);
         self.since_last += 1;
         if self.since_last >= self.stride {
             self.keep();
@@ -81,8 +95,8 @@ impl Settlement {
 
     /// A token that stands for the same position as the last event read, but later in the source's history: it keeps a stream on
     /// which nothing happens from ageing out of it.
-    pub fn renew(&mut self, token: ResumeToken) {
-        self.latest.token = Some(token);
+    pub fn renew(&mut self, token: &ResumeToken) {
+        self.latest.set(self.latest.position, Some(&token.0));
         if self.points.back().is_some_and(|last| last.position == self.latest.position) {
             self.points.pop_back();
         }
@@ -91,7 +105,7 @@ impl Settlement {
 
     fn keep(&mut self) {
         self.since_last = 0;
-        self.points.push_back(self.latest.clone().owned());
+        self.points.push_back(self.latest.point());
         if self.points.len() > TOKENS_MAX {
             let mut index = 0;
             self.points.retain(|_| {
@@ -116,8 +130,8 @@ impl Settlement {
     }
 
     /// Where to reopen the stream.
-    pub fn latest(&self) -> &ResumePoint {
-        &self.latest
+    pub fn latest(&self) -> ResumePoint {
+        self.latest.point()
     }
 
     /// The lowest position that some shard still holds back, else the last one read.
@@ -136,7 +150,7 @@ impl Settlement {
         let watermark = self.watermark();
         if watermark == self.latest.position {
             self.points.clear();
-            self.points.push_back(self.latest.clone());
+            self.points.push_back(self.latest.point());
             self.since_last = 0;
             self.stride = STRIDE_MIN;
         }
@@ -168,10 +182,14 @@ mod tests {
         ResumePoint { position: at(time), token: Some(ResumeToken(Bytes::from(time.to_string()))) }
     }
 
+    fn read(settlement: &mut Settlement, time: u64) {
+        settlement.read(at(time), Some(time.to_string().as_bytes()));
+    }
+
     #[test]
     fn a_shard_that_has_settled_all_it_was_sent_holds_nothing_back() {
         let mut settlement = Settlement::new(point(0), 2);
-        (1..=10).for_each(|time| settlement.read(point(time)));
+        (1..=10).for_each(|time| read(&mut settlement, time));
         settlement.sent(0, at(4));
         assert_eq!(settlement.checkpoint(), point(0));
         settlement.settled(0, at(4));
@@ -181,7 +199,7 @@ mod tests {
     #[test]
     fn the_checkpoint_is_at_or_below_the_slowest_shard() {
         let mut settlement = Settlement::new(point(0), 2);
-        (1..=10 * STRIDE_MIN).for_each(|time| settlement.read(point(time)));
+        (1..=10 * STRIDE_MIN).for_each(|time| read(&mut settlement, time));
         settlement.sent(0, at(9 * STRIDE_MIN));
         settlement.sent(1, at(10 * STRIDE_MIN));
         settlement.settled(0, at(3 * STRIDE_MIN + 1));
@@ -193,7 +211,7 @@ mod tests {
     #[test]
     fn a_settled_position_never_moves_back_nor_past_what_was_sent() {
         let mut settlement = Settlement::new(point(0), 1);
-        (1..=10).for_each(|time| settlement.read(point(time)));
+        (1..=10).for_each(|time| read(&mut settlement, time));
         settlement.sent(0, at(8));
         settlement.settled(0, at(6));
         settlement.settled(0, at(2));
@@ -206,7 +224,7 @@ mod tests {
         let mut settlement = Settlement::new(point(0), 1);
         settlement.sent(0, at(1));
         for time in 1..=100_000 {
-            settlement.read(point(time));
+            read(&mut settlement, time);
             assert!(settlement.tokens() <= TOKENS_MAX);
         }
         settlement.sent(0, at(100_000));
@@ -222,9 +240,9 @@ mod tests {
     #[test]
     fn an_idle_stream_renews_its_token_at_the_same_position() {
         let mut settlement = Settlement::new(point(0), 1);
-        settlement.read(point(1));
+        read(&mut settlement, 1);
         let token = ResumeToken(Bytes::from_static(b"later"));
-        settlement.renew(token.clone());
+        settlement.renew(&token);
         assert_eq!(settlement.checkpoint(), ResumePoint { position: at(1), token: Some(token) });
     }
 }

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 /// Slots that collections hash to. Shards own ranges of slots.
 pub const SLOTS: u16 = 4096;
@@ -13,10 +13,28 @@ pub struct PlaceHash(pub u64);
 
 impl PlaceHash {
     pub fn of(tenant: &str, collection: &str) -> Self {
+        Self::of_bytes(tenant.as_bytes(), collection.as_bytes())
+    }
+
+    /// The same, of names whose bytes are at hand.
+    pub fn of_bytes(tenant: &[u8], collection: &[u8]) -> Self {
+        /// Nearly all names are shorter together. In one piece they are hashed at once, which costs a fraction of a hash in parts.
+        const IN_ONE_PIECE: usize = 128;
+        let length = tenant.len() + 1 + collection.len();
+        if length <= IN_ONE_PIECE {
+            let mut names = [0; IN_ONE_PIECE];
+            names[..tenant.len()].copy_from_slice(tenant);
+            names[tenant.len() + 1..length].copy_from_slice(collection);
+            return Self(xxh3_64(&names[..length]));
+        }
+        Self::of_parts(tenant, collection)
+    }
+
+    fn of_parts(tenant: &[u8], collection: &[u8]) -> Self {
         let mut hasher = Xxh3Default::new();
-        hasher.update(tenant.as_bytes());
+        hasher.update(tenant);
         hasher.update(&[0]);
-        hasher.update(collection.as_bytes());
+        hasher.update(collection);
         Self(hasher.digest())
     }
 
@@ -57,6 +75,20 @@ mod tests {
                 let slots = owners.iter().filter(|owner| **owner == shard).count();
                 let share = usize::from(SLOTS / shards);
                 assert!((share..=share + 1).contains(&slots), "shard {shard} of {shards} owns {slots}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_every_length_have_one_hash() {
+        let text: String = ('a'..='z').cycle().take(600).collect();
+        for tenant in [0, 1, 3, 8, 16, 17, 63, 64, 126, 127, 128, 129, 300] {
+            for collection in 0..300 {
+                let (tenant, collection) = (&text[..tenant], &text[tenant..tenant + collection]);
+                let in_parts = PlaceHash::of_parts(tenant.as_bytes(), collection.as_bytes());
+                assert_eq!(PlaceHash::of(tenant, collection), in_parts, "{tenant:?} {collection:?}");
+                let at_once = xxh3_64(format!("{tenant}\0{collection}").as_bytes());
+                assert_eq!(in_parts, PlaceHash(at_once));
             }
         }
     }

@@ -141,7 +141,7 @@ impl Pump {
             self.identify(index);
             return;
         }
-        match self.core.resume_point(index).cloned() {
+        match self.core.resume_point(index) {
             _ if self.backends[index].after_loss => self.open(index, Start::Now),
             Some(point) => self.open(index, start_after(&point)),
             None => self.first_open(index),
@@ -181,7 +181,7 @@ impl Pump {
         }
         for other in 0..self.backends.len() {
             if self.backends[other].phase == Phase::Waiting
-                && let Some(point) = self.core.resume_point(other).cloned()
+                && let Some(point) = self.core.resume_point(other)
             {
                 self.open(other, start_after(&point));
             }

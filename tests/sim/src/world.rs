@@ -212,7 +212,7 @@ impl World {
             3 => {
                 if let Some(mut durable) = node.checkpoint() {
                     if self.config.broken == Some(Broken::CheckpointAhead) {
-                        durable.point = node.core.resume_point(0).expect("what has a checkpoint has been read").clone();
+                        durable.point = node.core.resume_point(0).expect("what has a checkpoint has been read");
                     }
                     self.saved = Some(durable);
                     self.checkpoints += 1;
