@@ -226,13 +226,7 @@ impl Predicate {
 
     /// Evaluates any part on an image. The predicate holds exactly when all of its parts do. Where one is an error and another one does
     /// not hold, the whole is no error.
-    pub fn part_on_image(
-        &self,
-        part: u16,
-        image: &RawDocument,
-        context: &Context<'_>,
-        budget: &mut Budget,
-    ) -> Outcome {
+    pub fn part_on_image(&self, part: u16, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Outcome {
         within(budget, |budget| match self.part(part)? {
             Part::Filter(filter) => Some(filter.holds(image, budget)),
             Part::Conjunct(expression, conjunct) => expression.evaluate_one(conjunct, image, context, budget),

@@ -205,8 +205,8 @@ impl Decimal {
     fn nearest_double(self) -> f64 {
         // Two exact doubles, one of them a power of ten: their quotient or product is rounded once.
         const POWERS: [f64; 23] = [
-            1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
-            1e20, 1e21, 1e22,
+            1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
+            1e19, 1e20, 1e21, 1e22,
         ];
         let magnitude = match POWERS.get(self.exponent.unsigned_abs() as usize) {
             Some(power) if self.coefficient <= 1 << 53 && self.exponent < 0 => self.coefficient as f64 / power,

@@ -136,7 +136,11 @@ pub(super) struct Scope<'s, 'a> {
 
 #[derive(Clone, Copy)]
 pub(super) enum View<'s, 'a> {
-    Image { mapping: &'s Mapping, image: &'a RawDocument, context: &'s Context<'a> },
+    Image {
+        mapping: &'s Mapping,
+        image: &'a RawDocument,
+        context: &'s Context<'a>,
+    },
     /// What stands at the one path that the expression looks at: see [`super::plan::path_of`].
     Value(Option<RawBsonRef<'a>>),
 }

@@ -51,9 +51,10 @@ fn of_test(kind: &TestKind, answer: bool) -> Option<Offer> {
         (TestKind::InField { item: Operand::Literal(item), container: Operand::Field(Image::Doc, path) }, true) => {
             has_element(path, item)
         }
-        (TestKind::Text { op: TextOp::StartsWith, target, argument: Operand::Literal(Literal::Text(prefix)) }, true) => {
-            starts_with(looked_up(target)?, prefix)
-        }
+        (
+            TestKind::Text { op: TextOp::StartsWith, target, argument: Operand::Literal(Literal::Text(prefix)) },
+            true,
+        ) => starts_with(looked_up(target)?, prefix),
         _ => None,
     }
 }
