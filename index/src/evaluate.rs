@@ -1,0 +1,181 @@
+//! What was reached is evaluated, as far as its anchors don't decide it.
+//!
+//! Invariant: a predicate that costs too much is never taken for one that doesn't hold. Where its Gateway can evaluate it, it may hold;
+//! where not, it is evaluated to its end.
+
+use bson::RawDocument;
+use predicate::{Budget, Context, Outcome, Predicate};
+
+use crate::key::raw_of;
+use crate::matching::{AFTER, BEFORE, Side, Touched, Work};
+use crate::rest::{Answer, Rest, value_of};
+use crate::walk::Found;
+use crate::{Counts, Event, Image, Index, Main, Match, Rules, Verdict};
+
+/// One event, and all that is known of it.
+pub(crate) struct Evaluation<'e> {
+    pub(crate) index: &'e Index,
+    pub(crate) event: &'e Event<'e>,
+    pub(crate) work: &'e Work,
+    pub(crate) founds: &'e [Found],
+    pub(crate) beside: &'e [u8],
+    pub(crate) rules: &'e Rules<'e>,
+}
+
+impl Evaluation<'_> {
+    /// Appends the matches among what was touched.
+    pub(crate) fn all(&self, touched: &mut Vec<Touched>, matches: &mut Vec<Match>, counts: &mut Counts) {
+        if touched.len() > 1 {
+            touched.sort_unstable_by_key(|touched| touched.slot);
+            touched.dedup_by(|later, first| {
+                let same = later.slot == first.slot;
+                if same {
+                    first.marks |= later.marks;
+                    first.sure |= later.sure;
+                }
+                same
+            });
+        }
+        let mut left = self.rules.event_units_max;
+        for touched in touched.iter() {
+            let rest = self.index.rests.get(touched.rest);
+            let main = match self.event.main {
+                Main::Before => BEFORE,
+                Main::After => AFTER,
+            };
+            let asked = if rest.is_about_change { touched.marks & main } else { touched.marks };
+            let mut is_evaluated = false;
+            let mut verdict = |mark: u8| {
+                if asked & mark == 0 {
+                    return Verdict::Fails;
+                }
+                self.verdict(rest, mark, touched.sure & mark != 0, &mut left, &mut is_evaluated, counts)
+            };
+            let (before, after) = (verdict(BEFORE), verdict(AFTER));
+            counts.candidates += u64::from(is_evaluated);
+            if before != Verdict::Fails || after != Verdict::Fails {
+                matches.push(Match { slot: touched.slot, before, after, about_change: rest.is_about_change });
+            }
+        }
+    }
+
+    fn verdict(
+        &self,
+        rest: &Rest,
+        mark: u8,
+        mut is_sure: bool,
+        left: &mut u64,
+        is_evaluated: &mut bool,
+        counts: &mut Counts,
+    ) -> Verdict {
+        if rest.is_decided && is_sure {
+            return Verdict::Holds;
+        }
+        *is_evaluated = true;
+        let (image, side) = match mark {
+            BEFORE => (self.event.before, self.work.before),
+            _ => (self.event.after, self.work.after),
+        };
+        let Some(image) = image else { return Verdict::Fails };
+        let document = image.document.as_bytes();
+        let founds = side.founds(self.founds);
+        for quick in &rest.quick {
+            let Some(found) = value_of(founds, quick.node) else { return Verdict::Fails };
+            match quick.answer(found.kind, found.bytes(document, self.beside), &self.index.seeds) {
+                Answer::Yes => {}
+                Answer::Perhaps => is_sure = false,
+                Answer::No => return Verdict::Fails,
+            }
+        }
+        if is_sure && rest.slow.is_empty() && !rest.quick.is_empty() {
+            return Verdict::Holds;
+        }
+        let Some(predicate) = &rest.predicate else { return Verdict::Fails };
+        self.evaluate(rest, predicate, &image, side, is_sure, left, counts)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one evaluation is its predicate, image and budget")]
+    fn evaluate(
+        &self,
+        rest: &Rest,
+        predicate: &Predicate,
+        image: &Image<'_>,
+        side: Side,
+        is_sure: bool,
+        left: &mut u64,
+        counts: &mut Counts,
+    ) -> Verdict {
+        // What a document was in another tenant or collection is nothing that this subscription may learn from.
+        let before = self.event.before.filter(|before| {
+            before.place == image.place && before.tenant == image.tenant && before.collection == image.collection
+        });
+        let context = Context {
+            tenant: image.tenant,
+            collection: image.collection,
+            change_type: self.event.change_type,
+            before: before.map(|before| before.document),
+        };
+        let run = |units: u64| {
+            let mut budget = Budget { units };
+            let outcome = if is_sure && !rest.slow.is_empty() {
+                self.parts(rest, predicate, image.document, side, &context, &mut budget)
+            } else {
+                predicate.evaluate(image.document, &context, &mut budget)
+            };
+            (outcome, units - budget.units)
+        };
+        let (mut outcome, mut spent) = run(self.rules.evaluation_units_max.min(*left));
+        if outcome == Outcome::OverBudget {
+            counts.over_budget += 1;
+            if (self.rules.can_verify)(rest.slot) {
+                *left = left.saturating_sub(spent);
+                return Verdict::MayHold;
+            }
+            // A Gateway that can't verify is told the truth, however long it takes.
+            let whole = run(u64::MAX);
+            outcome = whole.0;
+            spent += whole.1;
+        }
+        *left = left.saturating_sub(spent);
+        match outcome {
+            Outcome::True => Verdict::Holds,
+            Outcome::False => Verdict::Fails,
+            Outcome::Error | Outcome::OverBudget => {
+                counts.errors += 1;
+                Verdict::Fails
+            }
+        }
+    }
+
+    /// The parts that neither the anchors nor quick checks have decided.
+    fn parts(
+        &self,
+        rest: &Rest,
+        predicate: &Predicate,
+        image: &RawDocument,
+        side: Side,
+        context: &Context<'_>,
+        budget: &mut Budget,
+    ) -> Outcome {
+        let founds = side.founds(self.founds);
+        let mut failed = false;
+        for (part, node) in &rest.slow {
+            let outcome = match node {
+                Some(node) => {
+                    let mut room = Vec::new();
+                    let found = value_of(founds, *node);
+                    let bytes = found.map(|found| (found.kind, found.bytes(image.as_bytes(), self.beside)));
+                    let value = bytes.and_then(|(kind, value)| raw_of(kind, value, &mut room));
+                    predicate.part_on_value(*part, value, budget)
+                }
+                None => predicate.part_on_image(*part, image, context, budget),
+            };
+            match outcome {
+                Outcome::True => {}
+                Outcome::Error => failed = true,
+                Outcome::False | Outcome::OverBudget => return outcome,
+            }
+        }
+        if failed { Outcome::Error } else { Outcome::True }
+    }
+}

@@ -1,0 +1,187 @@
+//! Partitions: what is kept of one collection of one tenant.
+
+use std::collections::BTreeMap;
+
+use bytestring::ByteString;
+use smallvec::SmallVec;
+use wire::PlaceHash;
+
+use crate::prefetch::prefetch;
+
+/// What a document of the partition is asked for, by node: bit `n % 64` is set for node `n`. A bit more than there must be costs
+/// time alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Masks {
+    pub(crate) equal: u64,
+    pub(crate) element: u64,
+    pub(crate) prefix: u64,
+    pub(crate) field: u64,
+    pub(crate) range: u64,
+    /// Nodes whose value is noted.
+    pub(crate) values: u64,
+    /// Nodes below which others are.
+    pub(crate) inner: u64,
+    pub(crate) any: u64,
+    /// Bit `n` is set where a prefix of `n + 1` bytes is looked up.
+    pub(crate) prefix_lengths: u32,
+}
+
+/// Why a node's value is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Use {
+    Equal,
+    Element,
+    Field,
+    Range,
+    /// By the rest of a predicate.
+    Rest,
+    /// Something below it is.
+    Inner,
+    /// A prefix of as many bytes is looked up; the length is added.
+    Prefix,
+}
+
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) place: PlaceHash,
+    pub(crate) masks: Masks,
+    /// Tenant and collection, one after the other.
+    names: SmallVec<[u8; 48]>,
+    tenant_length: u32,
+    /// Its place in its tenant's list.
+    pub(crate) in_tenant: u32,
+    /// Subscriptions to every document.
+    pub(crate) everyone: Vec<u32>,
+    /// Predicates without an anchor, by their numbers in the rests.
+    pub(crate) always: Vec<u32>,
+    /// All subscriptions.
+    pub(crate) members: Vec<u32>,
+    /// How often a node is used, by `node << 8 | use`.
+    uses: BTreeMap<u64, u32>,
+}
+
+impl Default for Partition {
+    fn default() -> Self {
+        Self::new(PlaceHash(0), "", "")
+    }
+}
+
+impl Partition {
+    pub(crate) fn new(place: PlaceHash, tenant: &str, collection: &str) -> Self {
+        let mut names = SmallVec::with_capacity(tenant.len() + collection.len());
+        names.extend_from_slice(tenant.as_bytes());
+        names.extend_from_slice(collection.as_bytes());
+        Self {
+            place,
+            masks: Masks::default(),
+            names,
+            tenant_length: tenant.len() as u32,
+            in_tenant: 0,
+            everyone: Vec::new(),
+            always: Vec::new(),
+            members: Vec::new(),
+            uses: BTreeMap::new(),
+        }
+    }
+
+    /// Announces that it will be looked at.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.place);
+        prefetch(&self.masks.any);
+        prefetch(&self.names);
+        prefetch(&self.everyone);
+    }
+
+    #[inline]
+    pub(crate) fn is_of(&self, tenant: &str, collection: &str) -> bool {
+        self.tenant_length as usize == tenant.len()
+            && self.names.len() == tenant.len() + collection.len()
+            && self.names[..tenant.len()] == *tenant.as_bytes()
+            && self.names[tenant.len()..] == *collection.as_bytes()
+    }
+
+    pub(crate) fn tenant(&self) -> ByteString {
+        self.text(0, self.tenant_length as usize)
+    }
+
+    pub(crate) fn collection(&self) -> ByteString {
+        self.text(self.tenant_length as usize, self.names.len())
+    }
+
+    fn text(&self, start: usize, end: usize) -> ByteString {
+        // The names came as two texts.
+        String::from_utf8_lossy(&self.names[start..end]).into_owned().into()
+    }
+
+    /// Nodes whose values are looked at, each once.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = u32> + '_ {
+        let mut last = None;
+        self.uses
+            .keys()
+            .filter(|key| **key & 0xFF != Use::Inner as u64)
+            .map(|key| (key >> 8) as u32)
+            .filter(move |node| last.replace(*node) != Some(*node))
+    }
+
+    pub(crate) fn uses_for(&self, node: u32, (what, length): (Use, u8)) -> bool {
+        self.uses.contains_key(&key(node, what, length))
+    }
+
+    /// `length` is that of a prefix, else 0.
+    pub(crate) fn add_use(&mut self, node: u32, what: Use, length: u8) {
+        let count = self.uses.entry(key(node, what, length)).or_insert(0);
+        *count += 1;
+        if *count == 1 {
+            self.masks.add(node, what as u8 + length);
+        }
+    }
+
+    pub(crate) fn remove_use(&mut self, node: u32, what: Use, length: u8) {
+        let key = key(node, what, length);
+        let Some(count) = self.uses.get_mut(&key) else {
+            debug_assert!(false, "a use of node {node} ends that never began");
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.uses.remove(&key);
+            // With many nodes nearly all bits are set whatever is removed.
+            if self.uses.len() < USES_RECOUNTED_MAX {
+                let mut masks = Masks::default();
+                self.uses.keys().for_each(|key| masks.add((key >> 8) as u32, *key as u8));
+                self.masks = masks;
+            }
+        }
+    }
+}
+
+const USES_RECOUNTED_MAX: usize = 256;
+
+fn key(node: u32, what: Use, length: u8) -> u64 {
+    u64::from(node) << 8 | u64::from(what as u8 + length)
+}
+
+impl Masks {
+    fn add(&mut self, node: u32, what: u8) {
+        let bit = 1_u64 << (node % 64);
+        let mask = match what {
+            0 => &mut self.equal,
+            1 => &mut self.element,
+            2 => &mut self.field,
+            3 => &mut self.range,
+            4 => &mut self.values,
+            5 => &mut self.inner,
+            _ => {
+                self.prefix_lengths |= 1 << (what - Use::Prefix as u8 - 1);
+                &mut self.prefix
+            }
+        };
+        *mask |= bit;
+        self.any |= bit;
+        if what != Use::Inner as u8 {
+            self.values |= bit;
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! One walk over a document's bytes, which notes where the values stand that are looked at.
+//!
+//! Invariant: what is found is what [`predicate::field`] finds, name by name. A walk that isn't sure of that (a broken document, or one
+//! of the few types without a simple form) says so, and everything is looked up by `field` then.
+
+use bson::RawDocument;
+
+use crate::key::kind;
+use crate::paths::{ID, NO_NODE, Paths, ROOT};
+use crate::places::Masks;
+
+/// A value of a node: its type, and where its bytes are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) node: u32,
+    pub(crate) kind: u8,
+    /// In the bytes beside the document, because it doesn't stand in it as it is.
+    pub(crate) beside: bool,
+    pub(crate) start: u32,
+    pub(crate) length: u32,
+    /// The probes that were made of it, from the first to before the second.
+    pub(crate) probes: (u32, u32),
+}
+
+impl Found {
+    #[inline]
+    pub(crate) fn bytes<'a>(&self, document: &'a [u8], beside: &'a [u8]) -> &'a [u8] {
+        let bytes = if self.beside { beside } else { document };
+        &bytes[self.start as usize..(self.start + self.length) as usize]
+    }
+}
+
+/// Finds what `masks` ask for. False where it isn't sure; what it has found until then doesn't count.
+pub(crate) fn walk(paths: &mut Paths, masks: &Masks, document: &[u8], founds: &mut Vec<Found>) -> bool {
+    let stamp = paths.begin();
+    let mut walk = Walk { paths, masks, bytes: document, stamp, founds };
+    walk.document(0, document.len(), ROOT).is_some()
+}
+
+struct Walk<'w> {
+    paths: &'w mut Paths,
+    masks: &'w Masks,
+    bytes: &'w [u8],
+    stamp: u32,
+    founds: &'w mut Vec<Found>,
+}
+
+impl Walk<'_> {
+    /// The document from `start` to before `end`. Nests no deeper than the paths that are asked for.
+    fn document(&mut self, start: usize, end: usize, parent: u32) -> Option<()> {
+        let bytes = self.bytes;
+        // Four bytes of length, elements, and a NUL.
+        let last = end.checked_sub(1)?;
+        let mut at = start + 4;
+        if at > last || bytes[last] != 0 {
+            return None;
+        }
+        let mut guess = self.paths.hot(parent).child;
+        let mut previous = NO_NODE;
+        while at < last {
+            let kind = bytes[at];
+            let (word, length) = name_at(bytes, at + 1, last)?;
+            let name = &bytes[at + 1..at + 1 + length];
+            let value = at + length + 2;
+            let size = size_of_value(kind, bytes.get(value..last)?)?;
+            at = value + size;
+            if at > last {
+                return None;
+            }
+            let node = if guess != NO_NODE && self.paths.is(guess, parent, word, name) {
+                guess
+            } else {
+                let Some(node) = self.paths.child(parent, word, name) else { continue };
+                // Documents of a collection mostly have their fields in one order.
+                match previous {
+                    NO_NODE => self.paths.hot_mut(parent).child = node,
+                    previous => self.paths.hot_mut(previous).next = node,
+                }
+                node
+            };
+            previous = node;
+            let hot = self.paths.hot_mut(node);
+            guess = hot.next;
+            let bit = 1 << (node % 64);
+            if self.masks.any & bit == 0 || hot.stamp == self.stamp {
+                continue;
+            }
+            hot.stamp = self.stamp;
+            if self.masks.values & bit != 0 {
+                let (start, length) = (value as u32, size as u32);
+                self.founds.push(Found { node, kind, beside: false, start, length, probes: (0, 0) });
+            }
+            if kind == kind::DOCUMENT && self.masks.inner & bit != 0 {
+                self.document(value, value + size, node)?;
+            }
+        }
+        Some(())
+    }
+}
+
+/// The first eight bytes of the name at this place, and its length. None where it doesn't end before `last`, or is no text.
+#[inline]
+fn name_at(bytes: &[u8], at: usize, last: usize) -> Option<(u64, usize)> {
+    if let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let word = u64::from_le_bytes(*chunk);
+        // The lowest byte that is zero has its upper bit set here ("Determine if a word has a zero byte", Sean Anderson's Bit
+        // Twiddling Hacks).
+        let zeros = word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080;
+        if zeros != 0 {
+            let length = zeros.trailing_zeros() as usize / 8;
+            let word = word & !(u64::MAX << (8 * length));
+            let is_text = word & 0x8080_8080_8080_8080 == 0 || std::str::from_utf8(&bytes[at..at + length]).is_ok();
+            return (is_text && at + length < last).then_some((word, length));
+        }
+    }
+    name_at_slowly(bytes, at, last)
+}
+
+#[cold]
+fn name_at_slowly(bytes: &[u8], at: usize, last: usize) -> Option<(u64, usize)> {
+    let length = bytes.get(at..last)?.iter().position(|byte| *byte == 0)?;
+    let name = std::str::from_utf8(&bytes[at..at + length]).ok()?;
+    Some((crate::paths::word_of(name), length))
+}
+
+const STRING: i8 = -1;
+const NESTED: i8 = -2;
+const BINARY: i8 = -3;
+const UNSURE: i8 = -4;
+
+/// Sizes of values by their type; below zero they say it themselves.
+const SIZES: [i8; 256] = {
+    let mut sizes = [UNSURE; 256];
+    let fixed: [(u8, i8); 12] = [
+        (0x01, 8),
+        (0x06, 0),
+        (0x07, 12),
+        (0x08, 1),
+        (0x09, 8),
+        (0x0A, 0),
+        (0x10, 4),
+        (0x11, 8),
+        (0x12, 8),
+        (0x13, 16),
+        (0xFF, 0),
+        (0x7F, 0),
+    ];
+    let mut i = 0;
+    while i < fixed.len() {
+        sizes[fixed[i].0 as usize] = fixed[i].1;
+        i += 1;
+    }
+    sizes[0x02] = STRING;
+    sizes[0x0D] = STRING;
+    sizes[0x0E] = STRING;
+    sizes[0x03] = NESTED;
+    sizes[0x04] = NESTED;
+    sizes[0x05] = BINARY;
+    sizes
+};
+
+/// Bytes of the value that `rest` begins with. None where it is broken, or of a type that is better left to others. The value may
+/// still be longer than `rest` where its size is fixed.
+#[inline]
+fn size_of_value(kind: u8, rest: &[u8]) -> Option<usize> {
+    let fixed = SIZES[kind as usize];
+    if fixed >= 0 {
+        return Some(fixed as usize);
+    }
+    let length = usize::try_from(i32::from_le_bytes(*rest.first_chunk()?)).ok()?;
+    let ends_with_nul = |size: usize| (rest.get(size - 1) == Some(&0)).then_some(size);
+    match fixed {
+        STRING if length > 0 => ends_with_nul(length + 4),
+        NESTED if length >= 5 => ends_with_nul(length),
+        // The old form of a binary says its length twice.
+        BINARY if rest.get(4) != Some(&2) => Some(length + 5),
+        _ => None,
+    }
+}
+
+/// Elements of an array, as types and the places where their values begin and end. False where it isn't sure of all of them.
+pub(crate) fn elements(array: &[u8], mut each: impl FnMut(u8, usize, usize)) -> bool {
+    let Some(last) = array.len().checked_sub(1).filter(|last| *last >= 4 && array[*last] == 0) else { return false };
+    let mut at = 4;
+    while at < last {
+        let kind = array[at];
+        let Some((_, length)) = name_at(array, at + 1, last) else { return false };
+        let value = at + length + 2;
+        let Some(size) = array.get(value..last).and_then(|rest| size_of_value(kind, rest)) else { return false };
+        at = value + size;
+        if at > last {
+            return false;
+        }
+        each(kind, value, at);
+    }
+    true
+}
+
+/// Notes a value that does not stand in the document as it is.
+pub(crate) fn found_beside(node: u32, stored: &[u8], beside: &mut Vec<u8>) -> Option<Found> {
+    let (kind, value) = stored.split_first()?;
+    let start = u32::try_from(beside.len()).ok()?;
+    beside.extend_from_slice(value);
+    let length = u32::try_from(value.len()).ok()?;
+    Some(Found { node, kind: *kind, beside: true, start, length, probes: (0, 0) })
+}
+
+/// The same by `field`, name by name, for these nodes.
+pub(crate) fn look_up(
+    paths: &Paths,
+    nodes: impl Iterator<Item = u32>,
+    document: &RawDocument,
+    founds: &mut Vec<Found>,
+    beside: &mut Vec<u8>,
+) {
+    for node in nodes.filter(|node| *node != ID) {
+        let names = paths.names(node);
+        let Some((last, parents)) = names.split_last() else { continue };
+        let parent = parents.iter().try_fold(document, |at, name| predicate::field(at, name)?.as_document());
+        let value = parent.and_then(|parent| predicate::field(parent, last));
+        founds.extend(value.and_then(|value| found_beside(node, &predicate::stored_id(value), beside)));
+    }
+}
