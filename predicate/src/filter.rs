@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use smallvec::smallvec;
 
 use crate::extjson;
+use crate::lookup::items;
 use crate::mapping::Mapping;
 use crate::number::is_nan;
 use crate::path::Path;
@@ -178,15 +179,13 @@ fn any_element(
     mut holds: impl FnMut(RawBsonRef<'_>, &mut Budget) -> bool,
 ) -> bool {
     let Some(array) = found.as_array() else { return false };
-    for element in array {
+    for element in items(array) {
         budget.spend(1);
         if budget.is_spent() {
             return false;
         }
-        match element {
-            Ok(element) if holds(element, budget) => return true,
-            Ok(_) => {}
-            Err(_) => return false,
+        if holds(element, budget) {
+            return true;
         }
     }
     false

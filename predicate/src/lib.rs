@@ -23,7 +23,7 @@ use bson::{RawBsonRef, RawDocument};
 
 pub use cel::{interpreter_panics, limits};
 pub use filter::{FILTERS_BYTES_MAX, FILTERS_MAX, LIST_MAX, Op};
-pub use lookup::field;
+pub use lookup::{Element, Elements, Step, field, value_of};
 pub use mapping::{Mapping, MappingError, Nested};
 pub use path::{PATH_BYTES_MAX, PATH_DEPTH_MAX, Path};
 pub use plan::{Anchor, AnchorTest, Need, Order, Way, order_key};
@@ -254,6 +254,11 @@ impl Predicate {
     /// True when the predicate has nothing to check (no filters, no expression).
     pub fn is_always_true(&self) -> bool {
         self.filters.is_empty() && self.expression.is_none()
+    }
+
+    /// Whether there is more to it than filters.
+    pub fn has_expression(&self) -> bool {
+        self.expression.is_some()
     }
 
     /// Whether the expression mentions `before` or `type`: such a predicate is about the change, not the image.

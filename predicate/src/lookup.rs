@@ -1,9 +1,10 @@
-//! Finds a field by its name in the bytes of a document. Nearly all work of matching is this, and the `bson` crate's iterator makes a
-//! checked element of every field that it passes.
+//! Finds a field by its name in the bytes of a document, and walks the elements of an array. Nearly all work of matching is this, and the
+//! `bson` crate's iterator makes a checked element of every field that it passes.
 //!
 //! Invariant: the answer is that of the iterator, always. What isn't plainly well-formed up to the field, or of a type that has no
 //! simple form, is left to the iterator whole.
 
+use bson::raw::RawArray;
 use bson::spec::ElementType;
 use bson::{RawBsonRef, RawDocument};
 
@@ -35,28 +36,159 @@ enum Found<'a> {
 }
 
 fn find<'a>(document: &'a [u8], name: &[u8]) -> Found<'a> {
-    walk(document, name).unwrap_or(Found::Unsure)
+    let mut elements = Elements::new(document);
+    loop {
+        match elements.step() {
+            Step::Element(Element { name: found, kind, value }) if *found == *name => {
+                return value_of(kind, value).map_or(Found::Unsure, Found::Value);
+            }
+            Step::Element(_) => {}
+            Step::End => return Found::Missing,
+            Step::Unsure => return Found::Unsure,
+        }
+    }
 }
 
-/// None where it is unsure.
-fn walk<'a>(document: &'a [u8], name: &[u8]) -> Option<Found<'a>> {
-    // Four bytes of length, elements, and a NUL. An element is a type, a name that ends with a NUL, and a value.
-    let (&end, inside) = document.split_last()?;
-    let mut rest = inside.get(4..)?;
-    if end != 0 {
-        return None;
+/// One element, where it stands in the bytes of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Element<'a> {
+    /// Without the NUL that ends it. Valid UTF-8.
+    pub name: &'a [u8],
+    /// BSON's byte for the type.
+    pub kind: u8,
+    /// What [`value_of`] takes.
+    pub value: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    Element(Element<'a>),
+    /// There are no more, and all of the document is as it should be.
+    End,
+    /// What follows is malformed, or an element of a type without a simple form. The elements before it stand.
+    Unsure,
+}
+
+/// The elements of a document, or of an array, straight from its bytes.
+///
+/// What it gives is what [`RawDocument::iter_elements`] gives: the same elements in the same order, as far as it goes. It does not go
+/// beyond what it is unsure of: there [`RawDocument::iter_elements`], which knows more forms, may still find elements or an end. So whoever looks for
+/// something that it has not found until then must ask [`field`] or the iterator.
+///
+/// It checks what is around values: names, lengths, and NULs. Whether a value itself is well-formed (texts are UTF-8, a bool is zero or one,
+/// a nested document has the length that it says) is for [`value_of`] to say. A field whose value is malformed counts as missing, whatever
+/// comes after it; an array ends before such an element.
+#[derive(Clone, Debug)]
+pub struct Elements<'a> {
+    /// What is left, without the document's NUL. None once it is unsure.
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> Elements<'a> {
+    /// Over the bytes of a document as [`RawDocument::as_bytes`] has them, which is as long as it says.
+    pub fn new(document: &'a [u8]) -> Elements<'a> {
+        // Four bytes of length, elements, and a NUL.
+        let inside = document.split_last().filter(|(end, _)| **end == 0).and_then(|(_, inside)| inside.get(4..));
+        Elements { rest: inside }
     }
-    while let Some((&kind, named)) = rest.split_first() {
-        let length = name_length(named)?;
-        let value = &named[length + 1..];
-        let size = size_of_value(kind, value)?;
-        let (value, after) = value.split_at_checked(size)?;
-        if named[..length] == *name {
-            return raw_of_parts(kind, value).map(Found::Value);
+
+    /// The next one. After the last one it stays as it is.
+    #[inline]
+    pub fn step(&mut self) -> Step<'a> {
+        let Some(rest) = self.rest else { return Step::Unsure };
+        if rest.is_empty() {
+            return Step::End;
         }
-        rest = after;
+        match split_element(rest) {
+            Some((element, after)) => {
+                self.rest = Some(after);
+                Step::Element(element)
+            }
+            None => {
+                self.rest = None;
+                Step::Unsure
+            }
+        }
     }
-    Some(Found::Missing)
+}
+
+/// An element is a type, a name that ends with a NUL, and a value.
+#[inline]
+fn split_element(rest: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let (&kind, named) = rest.split_first()?;
+    let length = name_length(named)?;
+    let value = &named[length + 1..];
+    let (value, after) = value.split_at_checked(size_of_value(kind, value)?)?;
+    Some((Element { name: &named[..length], kind, value }, after))
+}
+
+/// The value that an element's bytes are. None where they are malformed, and for the types that [`Elements`] is unsure of.
+pub fn value_of(kind: u8, value: &[u8]) -> Option<RawBsonRef<'_>> {
+    raw_of_parts(kind, value)
+}
+
+/// The values of an array, up to the first that is malformed.
+pub(crate) fn items(array: &RawArray) -> Items<'_> {
+    Items { elements: Elements::new(array.as_bytes()), array, given: 0, slow: None }
+}
+
+pub(crate) struct Items<'a> {
+    elements: Elements<'a>,
+    array: &'a RawArray,
+    given: usize,
+    /// What takes over where the other is unsure.
+    slow: Option<bson::raw::RawArrayIter<'a>>,
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = RawBsonRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<RawBsonRef<'a>> {
+        if self.slow.is_none() {
+            match self.elements.step() {
+                Step::Element(element) => {
+                    if let Some(value) = value_of(element.kind, element.value) {
+                        self.given += 1;
+                        return Some(value);
+                    }
+                }
+                Step::End => return None,
+                Step::Unsure => {}
+            }
+        }
+        self.next_by_iterator()
+    }
+}
+
+impl<'a> Items<'a> {
+    #[cold]
+    fn next_by_iterator(&mut self) -> Option<RawBsonRef<'a>> {
+        let (array, given) = (self.array, self.given);
+        let slow = self.slow.get_or_insert_with(|| {
+            let mut items = array.into_iter();
+            items.by_ref().take(given).for_each(drop);
+            items
+        });
+        let next = slow.next()?.ok();
+        if next.is_none() {
+            // A malformed element is the end. An iterator over nothing stays there.
+            slow.by_ref().for_each(drop);
+        }
+        next
+    }
+}
+
+/// The names of a document's fields that have a value, some perhaps twice.
+pub(crate) fn names(document: &RawDocument) -> impl Iterator<Item = &str> {
+    each_field(document).map(|(name, _)| name)
+}
+
+/// The fields of a document whose values are well-formed, some perhaps twice: those that [`field`] finds are among them, the first of
+/// a name.
+pub(crate) fn each_field(document: &RawDocument) -> impl Iterator<Item = (&str, RawBsonRef<'_>)> {
+    let elements = document.iter_elements().map_while(Result::ok);
+    elements.filter_map(|element| Some((element.key().as_str(), element.value().ok()?)))
 }
 
 /// Bytes before the NUL. None where there is none, or where they are no text.
@@ -73,6 +205,7 @@ fn name_length(named: &[u8]) -> Option<usize> {
 }
 
 /// Bytes of the value that `rest` begins with. None where the value is broken, or of a type that is better left to the iterator.
+#[inline]
 fn size_of_value(kind: u8, rest: &[u8]) -> Option<usize> {
     let length = || usize::try_from(i32::from_le_bytes(*rest.first_chunk()?)).ok();
     let ends_with_nul = |size: usize| (rest.get(size.checked_sub(1)?) == Some(&0)).then_some(size);
@@ -158,6 +291,51 @@ mod tests {
             let [found, expected] = [field(document, name), by_iterator(document, name)].map(|it| format!("{it:?}"));
             assert_eq!(found, expected, "{name:?} of {:?}", document.as_bytes());
         }
+        check_elements(document);
+        // Any document can be read as an array.
+        let bytes = [&[0, 0, 0, 0, 4, b'a', 0], document.as_bytes(), &[0]].concat();
+        let holder = RawDocumentBuf::from_bytes(with_length(bytes)).unwrap();
+        if let Some(RawBsonRef::Array(array)) = field(&holder, "a") {
+            let found: Vec<String> = items(array).map(|item| format!("{item:?}")).collect();
+            let expected = array.into_iter().map_while(Result::ok).map(|item| format!("{item:?}"));
+            assert_eq!(found, expected.collect::<Vec<_>>(), "{:?}", document.as_bytes());
+            let mut ended = items(array);
+            ended.by_ref().for_each(drop);
+            assert!(ended.next().is_none(), "{:?}", document.as_bytes());
+        }
+    }
+
+    fn with_length(mut bytes: Vec<u8>) -> Vec<u8> {
+        let length = bytes.len() as i32;
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        bytes
+    }
+
+    /// What is given is what the iterator gives, value by value, and an end is its end.
+    fn check_elements(document: &RawDocument) {
+        let mut elements = Elements::new(document.as_bytes());
+        let mut expected = document.iter_elements();
+        loop {
+            match elements.step() {
+                Step::Element(element) => {
+                    let expected = expected.next().expect("as many").expect("well-formed");
+                    assert_eq!(element.name, expected.key().as_str().as_bytes());
+                    assert_eq!(element.kind, expected.element_type() as u8);
+                    let [found, expected] =
+                        [value_of(element.kind, element.value), expected.value().ok()].map(|it| format!("{it:?}"));
+                    assert_eq!(found, expected, "{element:?} of {:?}", document.as_bytes());
+                }
+                Step::End => {
+                    assert!(expected.next().is_none());
+                    assert_eq!(elements.step(), Step::End);
+                    return;
+                }
+                Step::Unsure => {
+                    assert_eq!(elements.step(), Step::Unsure);
+                    return;
+                }
+            }
+        }
     }
 
     fn raw(document: &Document) -> RawDocumentBuf {
@@ -199,8 +377,7 @@ mod tests {
             if random.random_ratio(1, 4) {
                 bytes.truncate(random.random_range(5..=bytes.len()));
             }
-            let length = bytes.len() as i32;
-            bytes[..4].copy_from_slice(&length.to_le_bytes());
+            let bytes = with_length(bytes);
             if let Ok(document) = RawDocument::from_bytes(&bytes) {
                 broken += 1;
                 check(document);

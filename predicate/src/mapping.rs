@@ -11,6 +11,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::lookup::each_field;
 use crate::path::{PATH_BYTES_MAX, PATH_DEPTH_MAX, Path, field, nested_id};
 use crate::value::{stored_id, stored_string_id};
 
@@ -167,20 +168,20 @@ impl Mapping {
     /// Calls `visit` for each field of the flat view. Of several calls with one name the first counts.
     pub(crate) fn each_view_field<'a>(&self, image: &'a RawDocument, mut visit: impl FnMut(&'a str, RawBsonRef<'a>)) {
         let nested = match self {
-            Self::Plain => return each_field(image, visit),
+            Self::Plain => return each_field(image).for_each(|(name, value)| visit(name, value)),
             Self::Nested(nested) => nested,
         };
         if let Some(RawBsonRef::Document(user)) = field(image, &nested.data) {
-            each_field(user, |name, value| {
+            for (name, value) in each_field(user) {
                 if System::of(name).is_none() {
                     visit(name, value);
                 }
-            });
+            }
         }
         if let Some(id) = nested.id_of(image) {
             visit("id", RawBsonRef::String(id));
         }
-        each_field(image, |name, value| {
+        for (name, value) in each_field(image) {
             // Several names of the view may, by configuration, stand for one field of the image.
             for (field, system) in [
                 (&nested.collection, "collection"),
@@ -193,7 +194,7 @@ impl Mapping {
                     visit(system, value);
                 }
             }
-        });
+        }
     }
 
     /// Resolves the dotted path of a filter: under a nested layout a leading `data.` is dropped once, and `_id` is the document
@@ -314,25 +315,17 @@ impl Nested {
     }
 }
 
-fn each_field<'a>(document: &'a RawDocument, mut visit: impl FnMut(&'a str, RawBsonRef<'a>)) {
-    for item in document {
-        let Ok((name, value)) = item else { return };
-        visit(name.as_str(), value);
-    }
-}
-
 /// Decodes a value whose own documents and lists go at most `depth` deep. None for what is malformed or deeper.
 pub(crate) fn decode(value: RawBsonRef<'_>, depth: usize) -> Option<Bson> {
     Some(match value {
         RawBsonRef::Document(document) => {
             let depth = depth.checked_sub(1)?;
             let mut decoded = Document::new();
-            for item in document {
-                let Ok((name, value)) = item else { break };
-                if !decoded.contains_key(name.as_str())
+            for (name, value) in each_field(document) {
+                if !decoded.contains_key(name)
                     && let Some(value) = decode(value, depth)
                 {
-                    decoded.insert(name.as_str(), value);
+                    decoded.insert(name, value);
                 }
             }
             Bson::Document(decoded)

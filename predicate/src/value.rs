@@ -8,6 +8,8 @@ use std::fmt;
 use bson::raw::{RawArray, RawBinaryRef};
 use bson::spec::{BinarySubtype, ElementType};
 use bson::{Decimal128, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
+use serde::Deserialize;
+use serde::de::value::BorrowedBytesDeserializer;
 use smallvec::SmallVec;
 
 use crate::number::{Canonical, Number};
@@ -172,7 +174,7 @@ pub fn stored_string_id(text: &str) -> Vec<u8> {
 /// expression, code with scope, DBPointer).
 pub fn raw_of_stored_id(stored: &[u8]) -> Option<RawBsonRef<'_>> {
     let (kind, value) = stored.split_first()?;
-    raw_of_parts(*kind, value)
+    raw_of_parts(*kind, value).filter(|raw| raw.as_array().is_none())
 }
 
 /// A value from its type and its bytes.
@@ -184,6 +186,7 @@ pub(crate) fn raw_of_parts(kind: u8, value: &[u8]) -> Option<RawBsonRef<'_>> {
         ElementType::Symbol => RawBsonRef::Symbol(text_of(value)?),
         ElementType::JavaScriptCode => RawBsonRef::JavaScriptCode(text_of(value)?),
         ElementType::EmbeddedDocument => RawBsonRef::Document(RawDocument::from_bytes(value).ok()?),
+        ElementType::Array => RawBsonRef::Array(array_of(value)?),
         ElementType::Binary => {
             let (length, rest) = value.split_first_chunk::<4>()?;
             let (subtype, bytes) = rest.split_first()?;
@@ -216,6 +219,12 @@ pub(crate) fn raw_of_parts(kind: u8, value: &[u8]) -> Option<RawBsonRef<'_>> {
         ElementType::MaxKey if value.is_empty() => RawBsonRef::MaxKey,
         _ => return None,
     })
+}
+
+/// An array in place. There is no other way to it than the one by which formats beside BSON hand arrays on, as bytes.
+fn array_of(value: &[u8]) -> Option<&RawArray> {
+    let bytes: BorrowedBytesDeserializer<'_, serde::de::value::Error> = BorrowedBytesDeserializer::new(value);
+    Deserialize::deserialize(bytes).ok()
 }
 
 fn text_of(value: &[u8]) -> Option<&str> {

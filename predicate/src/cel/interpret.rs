@@ -20,6 +20,7 @@ use super::check::{Fields, Reads};
 use super::meter;
 use super::regex::PatternError;
 use super::value::{hex_digits, in_range};
+use crate::lookup;
 use crate::mapping::{Mapping, VIEW_DEPTH_MAX};
 use crate::number::decimal_to_double;
 use crate::{Budget, Context};
@@ -170,7 +171,7 @@ fn decode<'a>(value: RawBsonRef<'a>, depth: usize) -> Result<Box<dyn Val + 'a>, 
         RawBsonRef::Array(items) => {
             let depth = inner()?;
             let mut decoded: Vec<Box<dyn Val + 'a>> = Vec::new();
-            for item in items.into_iter().map_while(Result::ok) {
+            for item in lookup::items(items) {
                 decoded.push(decode(item, depth)?);
             }
             Box::new(CelList::from(decoded))
@@ -178,8 +179,8 @@ fn decode<'a>(value: RawBsonRef<'a>, depth: usize) -> Result<Box<dyn Val + 'a>, 
         RawBsonRef::Document(document) => {
             let depth = inner()?;
             let mut decoded: HashMap<CelMapKey<'a>, Box<dyn Val + 'a>> = HashMap::new();
-            for (name, value) in document.into_iter().map_while(Result::ok) {
-                if let Entry::Vacant(entry) = decoded.entry(CelMapKey::from(name.as_str())) {
+            for (name, value) in lookup::each_field(document) {
+                if let Entry::Vacant(entry) = decoded.entry(CelMapKey::from(name)) {
                     entry.insert(decode(value, depth)?);
                 }
             }

@@ -8,6 +8,7 @@ mod check;
 mod compile;
 mod interpret;
 pub mod limits;
+mod loops;
 mod meter;
 mod native;
 mod plan;
@@ -54,7 +55,7 @@ impl Expression {
             let tree = parse(source)?;
             let reads_change = check::reads(&tree)?.change;
             check::yields_bool(&tree)?;
-            Ok((compile::node(&tree, mapping, native)?, reads_change))
+            Ok((compile::root(&tree, mapping, native)?, reads_change))
         }));
         let (root, reads_change) = compiled.unwrap_or_else(|_| Err(error(None, "the parser failed on it")))?;
         let conjuncts = match root {
@@ -66,7 +67,7 @@ impl Expression {
 
     /// None for an error, also for want of budget, which the budget shows.
     pub(crate) fn evaluate(&self, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Option<bool> {
-        native::fold(&self.conjuncts, false, &self.scope(image, context), budget)
+        native::fold(&self.conjuncts, false, &self.scope(image, context), budget).ok()
     }
 
     /// Number of conditions that must all be true.
@@ -91,7 +92,7 @@ impl Expression {
         value: Option<RawBsonRef<'_>>,
         budget: &mut Budget,
     ) -> Option<bool> {
-        self.conjuncts.get(conjunct)?.evaluate(&Scope { view: View::Value(value) }, budget)
+        self.conjuncts.get(conjunct)?.evaluate(&Scope::of(View::Value(value)), budget).ok()
     }
 
     /// One condition.
@@ -102,11 +103,11 @@ impl Expression {
         context: &Context<'_>,
         budget: &mut Budget,
     ) -> Option<bool> {
-        self.conjuncts.get(conjunct)?.evaluate(&self.scope(image, context), budget)
+        self.conjuncts.get(conjunct)?.evaluate(&self.scope(image, context), budget).ok()
     }
 
     fn scope<'s, 'a>(&'s self, image: &'a RawDocument, context: &'s Context<'a>) -> Scope<'s, 'a> {
-        Scope { view: View::Image { mapping: &self.mapping, image, context } }
+        Scope::of(View::Image { mapping: &self.mapping, image, context })
     }
 
     pub(crate) fn reads_change(&self) -> bool {

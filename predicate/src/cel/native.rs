@@ -9,10 +9,13 @@ use bson::{RawBsonRef, RawDocument};
 use regex::Regex;
 
 use super::interpret::Interpreted;
+use super::limits::MACRO_DEPTH_MAX;
+use super::loops::Loop;
 use super::meter::regex_units;
 use super::value::{CelRef, Composite, Literal};
+use crate::lookup::items;
 use crate::mapping::Mapping;
-use crate::path::{Path, field};
+use crate::path::{Path, field, walk};
 use crate::{Budget, Context};
 
 /// A part of an expression that yields a bool.
@@ -24,10 +27,12 @@ pub(super) enum Node {
     Not(Box<Node>),
     If(Box<[Node; 3]>),
     Test(Test),
+    Loop(Box<Loop>),
     Interpreted(Box<Interpreted>),
 }
 
-/// A leaf, with the expression to interpret where its operands turn out to be two lists or two maps.
+/// A leaf, with the expression to interpret where its operands turn out to be two lists or two maps. Within a loop it has none: then all
+/// of the loop is interpreted.
 #[derive(Debug)]
 pub(super) struct Test {
     pub(super) kind: TestKind,
@@ -65,13 +70,13 @@ pub(super) enum TestKind {
     Matches(Box<Matches>),
 }
 
-/// `has` of a name in the document at `parent`, or in the view itself.
+/// `has` of a name.
 #[derive(Debug)]
-pub(super) struct Has {
-    pub(super) image: Image,
-    pub(super) parent: Option<Path>,
-    pub(super) name: Box<str>,
-    pub(super) whole: Path,
+pub(super) enum Has {
+    /// In the view itself: whether something is at the path.
+    Field(Image, Path),
+    /// In what the operand is, which must be a map.
+    In(Operand, Box<str>),
 }
 
 #[derive(Debug)]
@@ -108,6 +113,10 @@ pub(super) enum Operand {
     Literal(Literal),
     Field(Image, Path),
     Id(Path),
+    /// What a loop is at: 0 for the outermost one.
+    Item(u8),
+    /// A field of that, by the names down to it.
+    ItemField(u8, Box<[Box<str>]>),
     Tenant,
     Collection,
     Type,
@@ -116,10 +125,11 @@ pub(super) enum Operand {
     Size(Box<Operand>),
 }
 
-/// Why a leaf has no answer here.
-enum Fault {
-    /// The expression fails, in CEL's sense.
+/// Why there is no answer here.
+pub(super) enum Fault {
+    /// The expression fails, in CEL's sense, or the budget is spent, which the budget shows.
     Error,
+    /// Only an interpreter can tell.
     Composite,
 }
 
@@ -130,8 +140,11 @@ impl From<Composite> for Fault {
 }
 
 /// What an evaluation looks at.
+#[derive(Clone, Copy)]
 pub(super) struct Scope<'s, 'a> {
     pub(super) view: View<'s, 'a>,
+    /// What the loops around are at, the outermost one first.
+    pub(super) items: [CelRef<'a>; MACRO_DEPTH_MAX],
 }
 
 #[derive(Clone, Copy)]
@@ -146,10 +159,9 @@ pub(super) enum View<'s, 'a> {
 }
 
 impl Node {
-    /// None for an error, also for want of budget, which the budget shows.
-    pub(super) fn evaluate(&self, scope: &Scope<'_, '_>, budget: &mut Budget) -> Option<bool> {
+    pub(super) fn evaluate(&self, scope: &Scope<'_, '_>, budget: &mut Budget) -> Result<bool, Fault> {
         match self {
-            Node::Const(answer) => Some(*answer),
+            Node::Const(answer) => Ok(*answer),
             Node::And(nodes) => fold(nodes, false, scope, budget),
             Node::Or(nodes) => fold(nodes, true, scope, budget),
             Node::Not(node) => node.evaluate(scope, budget).map(|answer| !answer),
@@ -162,26 +174,30 @@ impl Node {
                 }
             }
             Node::Interpreted(expr) => scope.interpret(expr, budget),
-            Node::Test(test) => match test.kind.evaluate(scope, budget) {
-                Ok(answer) => Some(answer),
-                Err(Fault::Error) => None,
-                Err(Fault::Composite) => scope.interpret(test.fallback.as_ref()?, budget),
-            },
+            Node::Test(test) => {
+                let answer = test.kind.evaluate(scope, budget);
+                scope.or_interpret(answer, test.fallback.as_deref(), budget)
+            }
+            Node::Loop(found) => {
+                let answer = found.evaluate(scope, budget);
+                scope.or_interpret(answer, found.fallback.as_ref(), budget)
+            }
         }
     }
 }
 
 /// `&&` where false decides, `||` where true does: the deciding answer absorbs errors, before and after it.
-pub(super) fn fold(nodes: &[Node], deciding: bool, scope: &Scope<'_, '_>, budget: &mut Budget) -> Option<bool> {
-    let mut answer = Some(!deciding);
+pub(super) fn fold(nodes: &[Node], deciding: bool, scope: &Scope<'_, '_>, budget: &mut Budget) -> Result<bool, Fault> {
+    let mut answer = Ok(!deciding);
     for node in nodes {
         match node.evaluate(scope, budget) {
-            Some(found) if found == deciding => return Some(deciding),
-            Some(_) => {}
-            None => answer = None,
+            Ok(found) if found == deciding => return Ok(deciding),
+            Ok(_) => {}
+            Err(Fault::Error) => answer = Err(Fault::Error),
+            Err(Fault::Composite) => return Err(Fault::Composite),
         }
         if budget.is_spent() {
-            return None;
+            return Err(Fault::Error);
         }
     }
     answer
@@ -228,16 +244,13 @@ impl TestKind {
                     _ => Err(Fault::Error),
                 }
             }
-            TestKind::Has(has) => {
-                let Has { image, parent, name, whole } = has.as_ref();
-                match parent {
-                    None => Ok(scope.field(*image, whole, budget)?.is_some()),
-                    Some(parent) => match scope.field(*image, parent, budget)? {
-                        Some(RawBsonRef::Document(parent)) => Ok(field(parent, name).is_some()),
-                        _ => Err(Fault::Error),
-                    },
-                }
-            }
+            TestKind::Has(has) => match has.as_ref() {
+                Has::Field(image, path) => Ok(scope.field(*image, path, budget)?.is_some()),
+                Has::In(parent, name) => match parent.value(scope, budget)? {
+                    CelRef::Map(parent) => Ok(field(parent, name).is_some()),
+                    _ => Err(Fault::Error),
+                },
+            },
             TestKind::Text { op, target, argument } => {
                 let target = target.value(scope, budget)?;
                 let argument = argument.value(scope, budget)?;
@@ -264,7 +277,7 @@ impl TestKind {
 }
 
 fn in_array(item: &CelRef<'_>, list: &bson::raw::RawArray, budget: &mut Budget) -> Result<bool, Fault> {
-    for element in list.into_iter().map_while(Result::ok) {
+    for element in items(list) {
         budget.spend(1);
         if budget.is_spent() {
             return Err(Fault::Error);
@@ -336,7 +349,11 @@ impl CompareOp {
     }
 }
 
-impl<'a> Scope<'_, 'a> {
+impl<'s, 'a> Scope<'s, 'a> {
+    pub(super) fn of(view: View<'s, 'a>) -> Scope<'s, 'a> {
+        Scope { view, items: [CelRef::Null; MACRO_DEPTH_MAX] }
+    }
+
     /// What stands at a path of the document.
     #[inline]
     fn doc(&self, path: &Path, budget: &mut Budget) -> Option<RawBsonRef<'a>> {
@@ -368,20 +385,41 @@ impl<'a> Scope<'_, 'a> {
         }
     }
 
-    fn interpret(&self, expr: &Interpreted, budget: &mut Budget) -> Option<bool> {
+    fn interpret(&self, expr: &Interpreted, budget: &mut Budget) -> Result<bool, Fault> {
         match self.view {
-            View::Image { mapping, image, context } => expr.evaluate(mapping, image, context, budget),
-            View::Value(_) => None,
+            View::Image { mapping, image, context } => {
+                expr.evaluate(mapping, image, context, budget).ok_or(Fault::Error)
+            }
+            View::Value(_) => Err(Fault::Error),
+        }
+    }
+
+    #[inline]
+    fn or_interpret(
+        &self,
+        answer: Result<bool, Fault>,
+        fallback: Option<&Interpreted>,
+        budget: &mut Budget,
+    ) -> Result<bool, Fault> {
+        match (answer, fallback) {
+            (Err(Fault::Composite), Some(expr)) => self.interpret(expr, budget),
+            (answer, _) => answer,
         }
     }
 }
 
 impl Operand {
-    fn value<'a>(&'a self, scope: &Scope<'_, 'a>, budget: &mut Budget) -> Result<CelRef<'a>, Fault> {
+    pub(super) fn value<'a>(&'a self, scope: &Scope<'_, 'a>, budget: &mut Budget) -> Result<CelRef<'a>, Fault> {
         Ok(match self {
             Operand::Literal(literal) => literal.as_ref(),
             Operand::Field(image, path) => CelRef::of(scope.field(*image, path, budget)?.ok_or(Fault::Error)?),
             Operand::Id(path) => scope.doc(path, budget).map_or(CelRef::Null, CelRef::of),
+            Operand::Item(depth) => scope.items[usize::from(*depth)],
+            Operand::ItemField(depth, names) => {
+                budget.spend(names.len() as u64);
+                let CelRef::Map(item) = scope.items[usize::from(*depth)] else { return Err(Fault::Error) };
+                CelRef::of(walk(item, names).ok_or(Fault::Error)?)
+            }
             Operand::Tenant => CelRef::Text(scope.context()?.tenant),
             Operand::Collection => CelRef::Text(scope.context()?.collection),
             Operand::Type => CelRef::Text(scope.context()?.change_type.as_str()),
@@ -389,7 +427,7 @@ impl Operand {
             Operand::Size(operand) => {
                 let size = match operand.value(scope, budget)? {
                     CelRef::Map(_) => return Err(Fault::Composite),
-                    CelRef::List(list) => list.into_iter().map_while(Result::ok).count(),
+                    CelRef::List(list) => items(list).count(),
                     CelRef::Bytes(bytes) => bytes.len(),
                     value => value.text().ok_or(Fault::Error)?.chars().count(),
                 };

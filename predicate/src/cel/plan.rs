@@ -7,6 +7,7 @@
 
 use smallvec::smallvec;
 
+use super::loops::{Loop, LoopKind};
 use super::native::{CompareOp, Has, Image, Node, Operand, TestKind, TextOp};
 use super::value::{Literal, MILLIS_MAX, MILLIS_MIN, hex_digits, is_hex_id};
 use crate::path::Path;
@@ -19,42 +20,71 @@ const EXACT_INT_MAX: u64 = (1 << 52) - 1;
 
 /// What a document must have for the node to be `answer`. None where nothing is known.
 pub(super) fn offer(node: &Node, answer: bool) -> Option<Offer> {
+    within(node, answer, None)
+}
+
+/// The outermost loop around a node, whose items are elements, or names, at a path.
+#[derive(Clone, Copy)]
+struct Around<'n> {
+    path: &'n Path,
+    /// Loops within it, up to the node.
+    inner: u8,
+}
+
+fn within(node: &Node, answer: bool, around: Option<Around<'_>>) -> Option<Offer> {
     match node {
         Node::Const(constant) if *constant == answer => None,
         Node::Const(_) => Some(Offer::never()),
         // A false operand of `&&` decides, a true one of `||`, whatever the others are.
         Node::And(nodes) | Node::Or(nodes) => {
-            let offers = nodes.iter().map(|node| offer(node, answer));
+            let offers = nodes.iter().map(|node| within(node, answer, around));
             if matches!(node, Node::And(_)) == answer { Offer::all(offers) } else { Offer::any(offers) }
         }
-        Node::Not(node) => offer(node, !answer),
+        Node::Not(node) => within(node, !answer, around),
         Node::If(_) | Node::Interpreted(_) => None,
-        Node::Test(test) => of_test(&test.kind, answer),
+        Node::Loop(found) => of_loop(found, answer, around),
+        Node::Test(test) => of_test(&test.kind, answer, around),
     }
 }
 
-fn of_test(kind: &TestKind, answer: bool) -> Option<Offer> {
+/// Where the answer takes an item that decides, or any item at all.
+fn of_loop(found: &Loop, answer: bool, around: Option<Around<'_>>) -> Option<Offer> {
+    let of_item = match (found.kind, answer) {
+        (LoopKind::Exists, true) | (LoopKind::ExistsOne, true) => true,
+        (LoopKind::All, false) => false,
+        // Also true, or false, of no items, or of all of them.
+        _ => return None,
+    };
+    let inside = match (around, &found.range) {
+        (None, Operand::Field(Image::Doc, path)) => Around { path, inner: 0 },
+        (None, _) => return None,
+        (Some(around), _) => Around { inner: around.inner + 1, ..around },
+    };
+    let mut offer = within(&found.body, of_item, Some(inside))?;
+    offer.exact &= found.kind != LoopKind::ExistsOne;
+    Some(offer)
+}
+
+fn of_test(kind: &TestKind, answer: bool, around: Option<Around<'_>>) -> Option<Offer> {
+    let at = |operand| looked_up(operand, around);
     match (kind, answer) {
-        (TestKind::Bool(operand), answer) => equals(looked_up(operand)?, &Literal::Bool(answer)),
-        (TestKind::Against { op, operand, literal }, answer) => {
-            let place = looked_up(operand)?;
-            match if answer { *op } else { op.negated() } {
-                CompareOp::Ne => None,
-                CompareOp::Eq => equals(place, literal),
-                op => ordered(place, op, literal),
-            }
-        }
+        (TestKind::Bool(operand), answer) => at(operand)?.equals(&Literal::Bool(answer)),
+        (TestKind::Against { op, operand, literal }, answer) => match if answer { *op } else { op.negated() } {
+            CompareOp::Ne => None,
+            CompareOp::Eq => at(operand)?.equals(literal),
+            op => at(operand)?.ordered(op, literal),
+        },
         (TestKind::InList { item, list }, true) => {
-            let place = looked_up(item)?;
-            Offer::any(list.iter().map(|literal| equals(place, literal)))
+            let place = at(item)?;
+            Offer::any(list.iter().map(|literal| place.equals(literal)))
         }
         (TestKind::InField { item: Operand::Literal(item), container: Operand::Field(Image::Doc, path) }, true) => {
-            has_element(path, item)
+            Place { path, what: What::Items, exact: around.is_none() }.equals(item)
         }
         (
             TestKind::Text { op: TextOp::StartsWith, target, argument: Operand::Literal(Literal::Text(prefix)) },
             true,
-        ) => starts_with(looked_up(target)?, prefix),
+        ) => at(target)?.starts_with(prefix),
         _ => None,
     }
 }
@@ -63,8 +93,28 @@ fn of_test(kind: &TestKind, answer: bool) -> Option<Offer> {
 #[derive(Clone, Copy)]
 struct Place<'n> {
     path: &'n Path,
-    /// It is null where nothing stands there, rather than an error.
-    or_null: bool,
+    what: What,
+    /// What is true of it there decides. Not so within a loop, of which there may be no item, unless it is of its items.
+    exact: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Value,
+    /// The same, but null where nothing stands there, rather than an error.
+    ValueOrNull,
+    /// An element of an array, or a name in a document.
+    Items,
+}
+
+fn looked_up<'n>(operand: &'n Operand, around: Option<Around<'n>>) -> Option<Place<'n>> {
+    let exact = around.is_none();
+    match (operand, around) {
+        (Operand::Field(Image::Doc, path), _) => Some(Place { path, what: What::Value, exact }),
+        (Operand::Id(path), _) => Some(Place { path, what: What::ValueOrNull, exact }),
+        (Operand::Item(0), Some(Around { path, inner })) => Some(Place { path, what: What::Items, exact: inner == 0 }),
+        _ => None,
+    }
 }
 
 impl Place<'_> {
@@ -72,40 +122,37 @@ impl Place<'_> {
     fn may_be_object_id(self) -> bool {
         !self.path.is_computed_id()
     }
-}
 
-fn looked_up(operand: &Operand) -> Option<Place<'_>> {
-    match operand {
-        Operand::Field(Image::Doc, path) => Some(Place { path, or_null: false }),
-        Operand::Id(path) => Some(Place { path, or_null: true }),
-        _ => None,
+    fn exactly(self, test: AnchorTest) -> Offer {
+        let offer = Offer::exactly(self.path, test);
+        Offer { exact: self.exact, ..offer }
     }
-}
 
-fn equals(place: Place<'_>, literal: &Literal) -> Option<Offer> {
-    if place.or_null && matches!(literal, Literal::Null) {
-        return None;
+    fn ranges(self, ranges: Ranges) -> Offer {
+        let offer = Offer::ranges(self.path, ranges);
+        Offer { exact: self.exact, ..offer }
     }
-    match equal_values(literal, place.may_be_object_id())? {
-        Equals::Values(values) => {
-            Offer::any(values.into_iter().map(|value| Some(Offer::exactly(place.path, AnchorTest::Equal(value)))))
+
+    fn equals(self, literal: &Literal) -> Option<Offer> {
+        match (self.what, equal_values(literal, self.may_be_object_id())?) {
+            (What::ValueOrNull, _) if matches!(literal, Literal::Null) => None,
+            (What::Value | What::ValueOrNull, Equals::Values(values)) => {
+                Offer::any(values.into_iter().map(|value| Some(self.exactly(AnchorTest::Equal(value)))))
+            }
+            (What::Value | What::ValueOrNull, Equals::Key(key)) => {
+                Some(self.ranges(smallvec![Range { order: Order::Number, lower: Some(key), upper: Some(key) }]))
+            }
+            (What::Items, Equals::Values(values)) => {
+                let name = match literal {
+                    Literal::Text(name) => Some(AnchorTest::Key(name.clone())),
+                    _ => None,
+                };
+                let tests = values.into_iter().map(AnchorTest::Element).chain(name);
+                Offer::any(tests.map(|test| Some(self.exactly(test))))
+            }
+            (What::Items, Equals::Key(_)) => None,
         }
-        Equals::Key(key) => {
-            let range = Range { order: Order::Number, lower: Some(key), upper: Some(key) };
-            Some(Offer::ranges(place.path, smallvec![range]))
-        }
     }
-}
-
-/// `literal in path`: an element of an array, or a name in a document.
-fn has_element(path: &Path, literal: &Literal) -> Option<Offer> {
-    let Equals::Values(values) = equal_values(literal, true)? else { return None };
-    let key = match literal {
-        Literal::Text(name) => Some(AnchorTest::Key(name.clone())),
-        _ => None,
-    };
-    let tests = values.into_iter().map(AnchorTest::Element).chain(key);
-    Offer::any(tests.map(|test| Some(Offer::exactly(path, test))))
 }
 
 /// What of BSON equals a literal.
@@ -154,42 +201,65 @@ fn equal_values(literal: &Literal, may_be_object_id: bool) -> Option<Equals> {
 /// The last millisecond that is not after the time, and whether it is the time.
 fn millis_of(seconds: i64, nanos: u32) -> (i64, bool) {
     // From the year 1 to 9999, so far from the ends of the type.
-    (seconds.saturating_mul(1000).saturating_add(i64::from(nanos / 1_000_000)), nanos % 1_000_000 == 0)
+    (seconds.saturating_mul(1000).saturating_add(i64::from(nanos / 1_000_000)), nanos.is_multiple_of(1_000_000))
 }
 
-/// `<` and its kin.
-fn ordered(place: Place<'_>, op: CompareOp, literal: &Literal) -> Option<Offer> {
-    let above = matches!(op, CompareOp::Gt | CompareOp::Ge);
-    let beyond = |order, key| Range { order, lower: above.then_some(key), upper: (!above).then_some(key) };
-    let number = |value: f64| match double_key(value) {
-        Some(key) => smallvec![beyond(Order::Number, key)],
-        None => Ranges::new(),
-    };
-    let ranges: Ranges = match literal {
-        // It has no order: always an error.
-        Literal::Null => Ranges::new(),
-        Literal::Bool(value) => smallvec![beyond(Order::Bool, (*value).into())],
-        Literal::Int(value) => number(*value as f64),
-        Literal::UInt(value) => number(*value as f64),
-        Literal::Double(value) => number(*value),
-        // Ordered by bytes alone, where filters order by length first.
-        Literal::Bytes(_) => return None,
-        Literal::Text(text) => {
-            let mut ranges: Ranges = smallvec![beyond(Order::String, leading_bytes(text.as_bytes()))];
-            if place.may_be_object_id() && some_id_is_beyond(text, above) {
-                ranges.push(beyond(Order::ObjectId, id_key(text)));
+impl Place<'_> {
+    /// `<` and its kin.
+    fn ordered(self, op: CompareOp, literal: &Literal) -> Option<Offer> {
+        if self.what == What::Items {
+            return None;
+        }
+        let above = matches!(op, CompareOp::Gt | CompareOp::Ge);
+        let beyond = |order, key| Range { order, lower: above.then_some(key), upper: (!above).then_some(key) };
+        let number = |value: f64| match double_key(value) {
+            Some(key) => smallvec![beyond(Order::Number, key)],
+            None => Ranges::new(),
+        };
+        let ranges: Ranges = match literal {
+            // It has no order: always an error.
+            Literal::Null => Ranges::new(),
+            Literal::Bool(value) => smallvec![beyond(Order::Bool, (*value).into())],
+            Literal::Int(value) => number(*value as f64),
+            Literal::UInt(value) => number(*value as f64),
+            Literal::Double(value) => number(*value),
+            // Ordered by bytes alone, where filters order by length first.
+            Literal::Bytes(_) => return None,
+            Literal::Text(text) => {
+                let mut ranges: Ranges = smallvec![beyond(Order::String, leading_bytes(text.as_bytes()))];
+                if self.may_be_object_id() && some_id_is_beyond(text, above) {
+                    ranges.push(beyond(Order::ObjectId, id_key(text)));
+                }
+                ranges
             }
-            ranges
+            Literal::Time(seconds, nanos) => {
+                let key = date_key(millis_of(*seconds, *nanos).0);
+                // Dates further out are none to CEL.
+                let (first, last) = (date_key(MILLIS_MIN - 1), date_key(MILLIS_MAX + 1));
+                let (lower, upper) = if above { (key, last) } else { (first, key) };
+                smallvec![Range { order: Order::Date, lower: Some(lower), upper: Some(upper) }]
+            }
+        };
+        Some(self.ranges(ranges))
+    }
+
+    fn starts_with(self, prefix: &str) -> Option<Offer> {
+        if prefix.is_empty() || self.what == What::Items {
+            return None;
         }
-        Literal::Time(seconds, nanos) => {
-            let key = date_key(millis_of(*seconds, *nanos).0);
-            // Dates further out are none to CEL.
-            let (first, last) = (date_key(MILLIS_MIN - 1), date_key(MILLIS_MAX + 1));
-            let (lower, upper) = if above { (key, last) } else { (first, key) };
-            smallvec![Range { order: Order::Date, lower: Some(lower), upper: Some(upper) }]
+        let text = self.exactly(AnchorTest::Prefix(prefix.into()));
+        let digits = prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if !(self.may_be_object_id() && digits && prefix.len() <= 24) {
+            return Some(text);
         }
-    };
-    Some(Offer::ranges(place.path, ranges))
+        let lowest = id_key(prefix);
+        // What follows the prefix, of the digits that are in a key.
+        let open = 64_usize.saturating_sub(4 * prefix.len());
+        let highest = lowest | if open == 0 { 0 } else { u64::MAX >> (64 - open) };
+        // The keys at both ends are of such ids too, where the prefix has no more digits than a key; that is for an evaluation to say.
+        let range = Range { order: Order::ObjectId, lower: Some(lowest), upper: Some(highest) };
+        Offer::any([Some(text), Some(self.ranges(smallvec![range]))])
+    }
 }
 
 /// Whether an ObjectId's digits may be above (else below) a text.
@@ -221,24 +291,6 @@ fn id_key(text: &str) -> u64 {
     key
 }
 
-fn starts_with(place: Place<'_>, prefix: &str) -> Option<Offer> {
-    if prefix.is_empty() {
-        return None;
-    }
-    let text = Offer::exactly(place.path, AnchorTest::Prefix(prefix.into()));
-    let digits = prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if !(place.may_be_object_id() && digits && prefix.len() <= 24) {
-        return Some(text);
-    }
-    let lowest = id_key(prefix);
-    // What follows the prefix, of the digits that are in a key.
-    let open = 64_usize.saturating_sub(4 * prefix.len());
-    let highest = lowest | if open == 0 { 0 } else { u64::MAX >> (64 - open) };
-    // The keys at both ends are of such ids too, where the prefix has no more digits than a key; that is for an evaluation to say.
-    let range = Range { order: Order::ObjectId, lower: Some(lowest), upper: Some(highest) };
-    Offer::any([Some(text), Some(Offer::ranges(place.path, smallvec![range]))])
-}
-
 /// The one path that all of the node looks at. None where it looks at several, at the change, or may have to be interpreted.
 pub(super) fn path_of(node: &Node) -> Option<&Path> {
     let mut path = None;
@@ -253,6 +305,7 @@ fn looks_at<'n>(node: &'n Node, path: &mut Option<&'n Path>) -> bool {
         Node::Not(node) => looks_at(node, path),
         Node::If(nodes) => nodes.iter().all(|node| looks_at(node, path)),
         Node::Interpreted(_) => false,
+        Node::Loop(found) => found.fallback.is_none() && is_at(&found.range, path) && looks_at(&found.body, path),
         Node::Test(test) if test.fallback.is_some() => false,
         Node::Test(test) => match &test.kind {
             TestKind::Bool(operand) | TestKind::Against { operand, .. } | TestKind::InList { item: operand, .. } => {
@@ -262,17 +315,17 @@ fn looks_at<'n>(node: &'n Node, path: &mut Option<&'n Path>) -> bool {
             TestKind::InField { item, container } => is_at(item, path) && is_at(container, path),
             TestKind::Text { target, argument, .. } => is_at(target, path) && is_at(argument, path),
             TestKind::Matches(matches) => is_at(&matches.target, path),
-            TestKind::Has(has) => {
-                let Has { image, parent, whole, .. } = has.as_ref();
-                *image == Image::Doc && is_same(parent.as_ref().unwrap_or(whole), path)
-            }
+            TestKind::Has(has) => match has.as_ref() {
+                Has::Field(image, at) => *image == Image::Doc && is_same(at, path),
+                Has::In(parent, _) => is_at(parent, path),
+            },
         },
     }
 }
 
 fn is_at<'n>(operand: &'n Operand, path: &mut Option<&'n Path>) -> bool {
     match operand {
-        Operand::Literal(_) => true,
+        Operand::Literal(_) | Operand::Item(_) | Operand::ItemField(..) => true,
         Operand::Field(Image::Doc, at) | Operand::Id(at) => is_same(at, path),
         Operand::Size(of) => is_at(of, path),
         _ => false,

@@ -502,7 +502,7 @@ fn ways_are_met_and_proofs_hold() {
     let (mut documents, mut tried) = (Vec::new(), 0);
     let (mut held_with_way, mut proofs, mut alone) = (0, 0, 0);
     while tried < PREDICATES {
-        let mapping = if (tried / PREDICATES_PER_SET) % 2 == 0 { Mapping::Plain } else { Mapping::syntrix() };
+        let mapping = if (tried / PREDICATES_PER_SET).is_multiple_of(2) { Mapping::Plain } else { Mapping::syntrix() };
         if tried % PREDICATES_PER_SET == 0 {
             generator.pool.clear();
             documents = (0..DOCUMENTS).map(|_| generator.document(&mapping)).collect();

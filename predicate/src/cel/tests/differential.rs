@@ -144,10 +144,34 @@ impl Generator {
             9 => format!("has({})", self.field().replace("[\"m\"]", ".m")),
             10 => self.field(),
             _ => {
-                let body = self.pick(&["x == 1", "x == doc.a", "x", "x < 2", "has(doc.a)"]);
+                let body = self.body(1);
                 let method = self.pick(&["all", "exists", "exists_one"]);
                 format!("{}.{method}(x, {body})", self.field())
             }
+        }
+    }
+
+    /// What a loop asks of an item.
+    fn body(&mut self, depth: u32) -> String {
+        let item = self.pick(&["x", "x", "x", "x.a", "x.b", "doc.a", "x['a']"]);
+        match self.random.random_range(0..16) {
+            0..=3 => format!("{item} {} {}", self.pick(&["==", "!=", "<", ">="]), self.literal()),
+            4 => format!("{item} in [{}, {}]", self.literal(), self.literal()),
+            5 => format!("{item}.{}({})", self.pick(&["startsWith", "endsWith", "contains"]), self.literal()),
+            6 => format!("{item} == {}", self.operand()),
+            7 => format!("{} in x", self.literal()),
+            8 => self.pick(&["has(x.a)", "has(doc.a)", "size(x) > 1", "x", "x in doc.b", "x.matches('a')"]).to_owned(),
+            9 => self.pick(&["x + 1 == 2", "[x] == [1]", "true", "false"]).to_owned(),
+            10 if depth > 0 => {
+                let method = self.pick(&["all", "exists", "exists_one"]);
+                let range = self.pick(&["x", "x.a", "doc.b", "before.a"]);
+                // The inner name may hide the outer one.
+                let name = self.pick(&["x", "y", "doc"]);
+                format!("{range}.{method}({name}, {} || {name} == x)", self.body(0))
+            }
+            11 | 12 => format!("({} && {})", self.body(depth), self.body(depth)),
+            13 | 14 => format!("({} || {})", self.body(depth), self.body(depth)),
+            _ => format!("!({})", self.body(depth)),
         }
     }
 

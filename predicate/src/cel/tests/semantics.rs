@@ -175,6 +175,7 @@ fn the_common_subset_is_native() {
             Node::Not(node) => native(node),
             Node::If(nodes) => nodes.iter().all(native),
             Node::Const(_) | Node::Test(_) => true,
+            Node::Loop(found) => native(&found.body),
             Node::Interpreted(_) => false,
         }
     }
@@ -183,7 +184,14 @@ fn the_common_subset_is_native() {
         ("doc.a != before.a && type == 'update' && id == 'x' && 'a' in doc.tags && size(doc.s) > 2", true),
         ("doc.t > timestamp('2024-01-01T00:00:00Z') ? doc.x : doc['y'].matches('z+')", true),
         ("doc.n > -5 && doc.d < -1.5 && before == null", true),
-        ("doc.a == 1 && doc.list.exists(x, x == 1)", false),
+        ("doc.a == 1 && doc.list.exists(x, x == 1 || x.a.startsWith('b') && has(x.c) && !(x.d in [1, 2]))", true),
+        (
+            "doc.list.all(x, x == 'a') && before.list.exists_one(x, x > doc.a) && doc.l.exists(x, x.exists(y, y == x))",
+            true,
+        ),
+        ("doc.list.exists(x, x + 1 == 2)", false),
+        ("doc.list.exists(x, x.map(y, y + 1) == [2])", false),
+        ("doc.list.map(x, x).exists(x, x == 1)", false),
         ("doc.a + 1 == 2", false),
     ] {
         let expression = crate::cel::Expression::compile(expr, &Mapping::Plain, true).unwrap();
