@@ -69,4 +69,6 @@ pub struct Counts {
     pub candidates: u64,
     pub errors: u64,
     pub over_budget: u64,
+    /// Whether anybody watches a collection that the event is of, or its document.
+    pub is_watched: bool,
 }

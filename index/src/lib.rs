@@ -209,6 +209,29 @@ impl Index {
         }
     }
 
+    /// Panics where lists and entries disagree. For tests: it looks at everything.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        let mut members = 0;
+        for (slot, entry) in self.entries.iter() {
+            let partition = self.partitions.get(entry.partition);
+            assert_eq!(partition.members[entry.in_members as usize], slot, "members disagree with entry");
+            members += 1;
+            match entry.hang {
+                Hang::Sure { record, at } => {
+                    let list = self.postings.items(&self.postings.record(record).sure);
+                    assert_eq!(list.at(at), Some(slot), "a list disagrees with entry");
+                }
+                Hang::Rest { rest } => {
+                    assert_eq!(self.rests.get(rest).slot, slot, "a predicate disagrees with entry");
+                }
+                Hang::Everyone { at } => assert_eq!(partition.everyone[at as usize], slot),
+                Hang::Never | Hang::Vacant => {}
+            }
+        }
+        assert_eq!(members, self.len());
+    }
+
     /// Panics where something is left behind by subscriptions that are all gone. For tests.
     #[doc(hidden)]
     pub fn check_empty(&self) {

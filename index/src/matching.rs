@@ -349,7 +349,8 @@ impl Index {
             }
             at = work.reached_end as usize;
             self.reach_without_anchor(event, work, touched, matches);
-            let mut counts = Counts::default();
+            let is_watched = work.before.partition.is_some() || work.after.partition.is_some();
+            let mut counts = Counts { is_watched, ..Counts::default() };
             if !touched.is_empty() {
                 let evaluation = Evaluation { index: self, event, work, founds, beside, rules };
                 evaluation.all(touched, matches, &mut counts);

@@ -274,6 +274,13 @@ pub(crate) enum ItemList<'a> {
 }
 
 impl ItemList<'_> {
+    pub(crate) fn at(&self, at: u32) -> Option<u32> {
+        match self {
+            ItemList::One(one) => *one,
+            ItemList::Many(many) => many.get(at as usize).copied(),
+        }
+    }
+
     #[inline]
     pub(crate) fn each(&self, each: impl FnMut(u32)) {
         match self {

@@ -65,8 +65,10 @@ pub struct ShardConfig {
     /// Bytes of the largest body that is accepted on a control stream. Default 16 MiB.
     pub body_bytes_max: u32,
     /// Cost units of one evaluation; what needs more is sent unverified to Gateways that can verify, and evaluated to its end for
-    /// others. Default 1,000,000.
+    /// others. Default 100,000.
     pub evaluation_units_max: u64,
+    /// The same for all evaluations of one change together. Default 400,000.
+    pub event_units_max: u64,
 }
 
 impl ShardConfig {
@@ -95,7 +97,8 @@ impl ShardConfig {
             expired_remembered_max: 65_536,
             subscribe_items_max: 10_000,
             body_bytes_max: 16 * 1024 * 1024,
-            evaluation_units_max: 1_000_000,
+            evaluation_units_max: 100_000,
+            event_units_max: 400_000,
         }
     }
 

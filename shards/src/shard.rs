@@ -29,7 +29,7 @@ use crate::config::{STALL_MS, ShardConfig};
 use crate::expired::Expired;
 use crate::filter::Filter;
 use crate::gateway::Gateways;
-use crate::index::{Hit, Index};
+use crate::index::{Index, Matched};
 use crate::outbox::{Log, LogLimits, Marks, Settle};
 use crate::session::Item;
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
@@ -62,7 +62,7 @@ pub struct Shard {
     last_tick: Millis,
     expiry_check_at: u64,
     /// Kept to be used again.
-    hits: Vec<Hit>,
+    matched: Matched,
 }
 
 /// Whom an answer of the control side is for.
@@ -95,7 +95,7 @@ impl Shard {
             stopped_ms: 0,
             last_tick: now,
             expiry_check_at: now.0 + config.expiry_check_ms,
-            hits: Vec::new(),
+            matched: Matched::default(),
             config,
         }
     }

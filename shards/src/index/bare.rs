@@ -2,11 +2,11 @@
 //! whole collections; all others of the tenant may or may not have matched the document.
 
 use bson::RawDocumentBuf;
-use bson::raw::{CStr, cstr};
-use predicate::{Budget, ChangeType, Context, Mapping, Outcome, raw_of_stored_id};
+use bson::raw::{CStr, RawBsonRef, cstr};
+use predicate::{Budget, ChangeType, Context, Mapping, Outcome, Predicate, Value, raw_of_stored_id};
 use wire::{Certainty, PlaceHash, Transition};
 
-use super::{Anchor, Entry, Hit, Index, MatchCounts, Rules, Shown, text_of};
+use super::{Hit, Index, MatchCounts, Rules, Shown};
 use crate::Change;
 use crate::config::BareDeletes;
 
@@ -18,87 +18,81 @@ impl Index {
             return;
         };
         let collection = bare.and_then(|bare| bare.collection.as_ref());
-        let known = collection.and_then(|name| self.partition_of(PlaceHash::of(tenant, name), tenant, name));
+        let known = collection.and_then(|name| self.inner.partition(PlaceHash::of(tenant, name), tenant, name));
         let partitions: &[u32] = match collection {
             Some(_) => known.as_slice(),
-            None => self.tenants.get(tenant).map_or(&[], |partitions| partitions.as_slice()),
+            None => self.inner.partitions_of(tenant),
         };
-        let key = self.key_of(change);
-        if !key.is_empty() {
-            for &slot in self.documents.get(self.seed, &key) {
-                let Some(Some(entry)) = self.entries.get(slot as usize) else { continue };
-                if !entry.live || !partitions.contains(&entry.partition) {
-                    continue;
-                }
-                counts.candidates += 1;
-                let certainty = match self.is_decided_by_id(entry, change) {
-                    true => Certainty::Matched,
-                    false if rules.bare_deletes == BareDeletes::Unknown => Certainty::Unknown,
-                    false => continue,
-                };
-                hits.push(leave(slot, Shown::NothingAt(entry.partition), certainty));
-            }
-        }
+        counts.is_watched = !partitions.is_empty();
+        self.inner.by_document(&change.key, |slot| {
+            let Some(partition) = self.inner.partition_of(slot).filter(|at| partitions.contains(at)) else { return };
+            counts.candidates += 1;
+            let certainty = match self.is_decided_by_id(slot, partition, change) {
+                true => Certainty::Matched,
+                false if rules.bare_deletes == BareDeletes::Unknown => Certainty::Unknown,
+                false => return,
+            };
+            hits.push(leave(slot, Shown::NothingAt(partition), certainty));
+        });
         if collection.is_none() && rules.bare_deletes == BareDeletes::Known {
             return;
         }
         for &at in partitions {
-            for &slot in self.partitions[at as usize].members.slots() {
-                let Some(Some(entry)) = self.entries.get(slot as usize) else { continue };
-                let Some(certainty) = concern(entry, collection.is_some(), rules.bare_deletes) else { continue };
+            for &slot in self.inner.members(at) {
+                let Some(certainty) = self.concern(slot, collection.is_some(), rules.bare_deletes) else { continue };
                 counts.candidates += 1;
                 let shown = if collection.is_some() { Shown::NothingAt(at) } else { Shown::Nothing };
                 hits.push(leave(slot, shown, certainty));
             }
         }
     }
-}
 
-impl Index {
     /// Whether the document id is all that the predicate asks for. Filters don't hold for fields that are missing, so those that
     /// hold for a document of nothing but its id ask for nothing else.
-    fn is_decided_by_id(&self, entry: &Entry, change: &Change) -> bool {
-        if entry.has_expression {
+    fn is_decided_by_id(&self, slot: u32, partition: u32, change: &Change) -> bool {
+        let Some(predicate) = self.inner.predicate(slot).filter(|predicate| !predicate.has_expression()) else {
             return false;
-        }
+        };
+        let Some(document) = self.document_of_id(predicate, change) else { return false };
+        let (tenant, collection) = self.inner.place_names(partition);
+        let context =
+            Context { tenant: &tenant, collection: &collection, change_type: ChangeType::Delete, before: None };
+        predicate.evaluate(&document, &context, &mut Budget { units: u64::MAX }) == Outcome::True
+    }
+
+    /// A document that has its id and nothing else.
+    fn document_of_id(&self, predicate: &Predicate, change: &Change) -> Option<RawDocumentBuf> {
         let mut document = RawDocumentBuf::new();
         match &*self.mapping {
-            Mapping::Plain => {
-                let Some(id) = raw_of_stored_id(&change.key) else { return false };
-                document.append(cstr!("_id"), id);
-            }
+            Mapping::Plain => document.append(cstr!("_id"), raw_of_stored_id(&change.key)?),
             Mapping::Nested(nested) => {
-                let Some(id) = entry.predicate.document_id().and_then(text_of) else { return false };
-                let (Ok(data), Ok(field)) = (<&CStr>::try_from(&*nested.data), <&CStr>::try_from(&*nested.id)) else {
-                    return false;
-                };
+                let id = text_of(predicate.document_id()?)?;
                 let mut user = RawDocumentBuf::new();
-                user.append(field, id);
-                document.append(data, user);
+                user.append(<&CStr>::try_from(&*nested.id).ok()?, id);
+                document.append(<&CStr>::try_from(&*nested.data).ok()?, user);
             }
         }
-        let partition = &self.partitions[entry.partition as usize];
-        let context = Context {
-            tenant: &partition.tenant,
-            collection: &partition.collection,
-            change_type: ChangeType::Delete,
-            before: None,
-        };
-        entry.predicate.evaluate(&document, &context, &mut Budget { units: u64::MAX }) == Outcome::True
+        Some(document)
+    }
+
+    /// How sure it is that a document of this subscription's tenant, and of its collection if that is known, was the subscription's.
+    fn concern(&self, slot: u32, collection_known: bool, bare_deletes: BareDeletes) -> Option<Certainty> {
+        if self.inner.is_by_document(slot) {
+            // Those that it concerns have been found by the document's id.
+            return None;
+        }
+        if collection_known && self.inner.is_to_everything(slot) {
+            return Some(Certainty::Matched);
+        }
+        (bare_deletes == BareDeletes::Unknown).then_some(Certainty::Unknown)
     }
 }
 
-/// How sure it is that a document of this subscription's tenant, and of its collection if that is known, was the subscription's.
-fn concern(entry: &Entry, collection_known: bool, bare_deletes: BareDeletes) -> Option<Certainty> {
-    if !entry.live {
-        return None;
-    }
-    match entry.anchor {
-        // Those that it concerns have been found by the document's id.
-        Anchor::Document(_) | Anchor::Never => None,
-        _ if collection_known && entry.predicate.is_always_true() => Some(Certainty::Matched),
-        _ => (bare_deletes == BareDeletes::Unknown).then_some(Certainty::Unknown),
-    }
+/// The string that the value is, if it is one.
+fn text_of(value: &Value) -> Option<&str> {
+    // A string's canonical form is a tag and its bytes; making the value again proves that it was one.
+    let text = std::str::from_utf8(value.as_bytes().get(1..)?).ok()?;
+    (Value::of(RawBsonRef::String(text))? == *value).then_some(text)
 }
 
 fn leave(slot: u32, shown: Shown, certainty: Certainty) -> Hit {

@@ -103,10 +103,7 @@ impl Model {
                 let slot = (0..).find(|slot| !self.subs.contains_key(slot)).unwrap();
                 let (tenant, collection) = (TENANTS[tenant], COLLECTIONS[collection]);
                 let predicate = self.predicates[source].clone();
-                let has_expression = !SOURCES[source].1.is_empty();
-                let watch = Watch { predicate: predicate.clone(), transitions, has_expression };
-                self.index.insert(slot, tenant, collection, watch);
-                self.index.set_live(slot);
+                self.index.insert(slot, tenant, collection, &predicate);
                 self.subs.insert(slot, Sub { tenant, collection, source, predicate, transitions });
             }
             Step::Remove { slot } => {
@@ -117,14 +114,33 @@ impl Model {
                 self.time += 1;
                 let change = self.change(operation, id, before.as_ref(), after.as_ref(), unknown);
                 for bare_deletes in [BareDeletes::Known, BareDeletes::Unknown] {
-                    let rules = Rules { bare_deletes, evaluation_units_max: u64::MAX, can_verify: &|_| false };
-                    let mut hits = Vec::new();
-                    self.index.matches(&change, &rules, &mut hits);
+                    let hits = self.hits(&change, bare_deletes, u64::MAX, &|_| false).hits;
                     assert_eq!(hits, self.expected(&change, bare_deletes), "{change:?}");
                 }
             }
         }
         self.index.check_invariants();
+    }
+
+    fn hits(
+        &mut self,
+        change: &Change,
+        bare_deletes: BareDeletes,
+        evaluation_units_max: u64,
+        can_verify: &dyn Fn(u32) -> bool,
+    ) -> Matched {
+        let subs = &self.subs;
+        let transitions = |slot: u32| subs[&slot].transitions;
+        let rules = Rules {
+            bare_deletes,
+            evaluation_units_max,
+            event_units_max: u64::MAX,
+            can_verify,
+            transitions: &transitions,
+        };
+        let mut matched = Matched::default();
+        self.index.matches([change], &rules, &mut matched);
+        matched
     }
 
     fn change(&self, operation: u8, id: usize, before: Option<&Look>, after: Option<&Look>, unknown: bool) -> Change {
@@ -210,8 +226,7 @@ impl Model {
         if bare.tenant.as_ref()? != sub.tenant || bare.collection.as_ref().is_some_and(|c| c != sub.collection) {
             return None;
         }
-        let entry = self.index.entries[slot as usize].as_ref().expect("it is there");
-        let place = Shown::NothingAt(entry.partition);
+        let place = Shown::NothingAt(self.index.inner.partition_of(slot).expect("it is there"));
         let unknown = || (bare_deletes == BareDeletes::Unknown).then_some(Certainty::Unknown);
         let stored = |id: &str| match &*self.mapping {
             Mapping::Plain => stored_string_id(id),
@@ -310,11 +325,9 @@ fn bytes_that_are_no_document_match_nothing_and_are_counted() {
     let look = Look { tenant: 0, collection: 0, a: None, b: None, double: false };
     let mut change = model.change(0, 0, None, Some(&look), false);
     change.after.as_mut().unwrap().document = Bytes::from_static(b"\x05\x00\x00");
-    let rules = Rules { bare_deletes: BareDeletes::Unknown, evaluation_units_max: u64::MAX, can_verify: &|_| false };
-    let mut hits = Vec::new();
-    let counts = model.index.matches(&change, &rules, &mut hits);
-    assert!(hits.is_empty());
-    assert_eq!(counts.bad_documents, 1);
+    let matched = model.hits(&change, BareDeletes::Unknown, u64::MAX, &|_| false);
+    assert!(matched.hits.is_empty());
+    assert_eq!(matched.ends[0].1.bad_documents, 1);
 }
 
 #[test]
@@ -326,25 +339,9 @@ fn what_costs_too_much_is_left_to_gateways_that_can_verify() {
     }
     let look = Look { tenant: 0, collection: 0, a: Some(1), b: None, double: false };
     let change = model.change(0, 0, None, Some(&look), false);
-    let rules = Rules { bare_deletes: BareDeletes::Unknown, evaluation_units_max: 0, can_verify: &|slot| slot == 1 };
-    let mut hits = Vec::new();
-    let counts = model.index.matches(&change, &rules, &mut hits);
+    let matched = model.hits(&change, BareDeletes::Unknown, 0, &|slot| slot == 1);
     let unverified =
         Hit { slot: 1, shown: Shown::After, transition: Transition::Enter, certainty: Certainty::Unverified };
-    assert_eq!(hits, [unverified], "the other one is told the truth, which is no");
-    assert_eq!(counts.over_budget, 2);
-}
-
-#[test]
-fn the_rarest_equality_is_the_anchor() {
-    let predicates = predicates(&Mapping::Plain);
-    let mut model = Model::new(Mapping::Plain, &predicates);
-    // Many with `a == 1` alone, then one with `a == 1` and `b == "x"`: it must hang on `b`.
-    for _ in 0..20 {
-        model.take(&Step::Add { tenant: 0, collection: 0, source: 1, transitions: true });
-    }
-    model.take(&Step::Add { tenant: 0, collection: 0, source: 4, transitions: true });
-    let entry = model.index.entries[20].as_ref().unwrap();
-    let filters = predicates[3].equalities();
-    assert!(matches!(&entry.anchor, Anchor::Equality { path, .. } if *path == filters[0].0));
+    assert_eq!(matched.hits, [unverified], "the other one is told the truth, which is no");
+    assert_eq!(matched.ends[0].1.over_budget, 2);
 }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use wire::{Certainty, Operation, Position, Positions, ResyncReason, Transition};
 
 use super::Shard;
-use crate::index::{Hit, Rules, Shown};
+use crate::index::{Hit, Matched, Rules, Shown};
 use crate::outbox::{Entry, Group, Target, What};
 use crate::session::{Item, Sent};
 use crate::subscription::{GatewayId, SubId};
@@ -41,9 +41,10 @@ impl Shard {
             self.stats.events_repeated += 1;
             return;
         }
-        let mut hits = std::mem::take(&mut self.hits);
-        self.match_change(change, &mut hits);
-        let broken = self.promised_image_is_missing(change, &hits);
+        let mut matched = std::mem::take(&mut self.matched);
+        self.match_change(change, &mut matched);
+        let hits = &mut matched.hits;
+        let broken = self.promised_image_is_missing(change, hits);
         if !broken.is_empty() {
             // They read the collection's state anew, and with it what this change did.
             hits.retain(|hit| self.subs.at(hit.slot).is_none_or(|(id, _)| broken.binary_search(&id).is_err()));
@@ -53,28 +54,33 @@ impl Shard {
             self.marks.receive(change.position);
         } else {
             self.stats.events_matched += 1;
-            let entry = self.entry_of(change, previous, &hits);
+            let entry = self.entry_of(change, previous, hits);
             self.append(entry, out);
         }
-        hits.clear();
-        self.hits = hits;
+        self.matched = matched;
         if !broken.is_empty() {
             self.resync(broken, ResyncReason::PreimageMissing, out);
         }
     }
 
-    fn match_change(&mut self, change: &Change, hits: &mut Vec<Hit>) {
+    fn match_change(&mut self, change: &Change, matched: &mut Matched) {
         let (subs, gateways) = (&self.subs, &self.gateways);
         let can_verify = |slot: u32| {
             subs.at(slot).and_then(|(_, sub)| gateways.session(sub.gateway)).is_some_and(|session| session.can_verify)
         };
+        let transitions = |slot: u32| subs.at(slot).is_some_and(|(_, sub)| sub.content.transitions);
         let rules = Rules {
             bare_deletes: self.config.bare_deletes,
             evaluation_units_max: self.config.evaluation_units_max,
+            event_units_max: self.config.event_units_max,
             can_verify: &can_verify,
+            transitions: &transitions,
         };
-        let counts = self.index.matches(change, &rules, hits);
-        hits.retain(|hit| subs.at(hit.slot).is_some_and(|(_, sub)| !sub.floor.covers(&change.position)));
+        self.index.matches([change], &rules, matched);
+        let counts = matched.ends.first().map_or_else(Default::default, |(_, counts)| *counts);
+        matched.hits.retain(|hit| {
+            subs.at(hit.slot).is_some_and(|(_, sub)| sub.is_live() && !sub.floor.covers(&change.position))
+        });
         self.stats.candidates += counts.candidates;
         self.stats.evaluation_errors += counts.errors;
         self.stats.evaluations_over_budget += counts.over_budget;

@@ -5,7 +5,6 @@ use hashbrown::HashMap;
 use wire::{Bound, CloseReason, Positions, ResyncReason, SubscribeItem, SubscriptionKey};
 
 use super::Shard;
-use crate::index::Watch;
 use crate::outbox::Settle;
 use crate::session::Item;
 use crate::subscription::{Binding, Content, GatewayId, Stage, SubId, Subscription};
@@ -30,11 +29,6 @@ impl Shard {
     ) -> SubId {
         let ttl_ms = self.ttl_ms(&item);
         let content = Content::of(&item);
-        let watch = Watch {
-            predicate: admission.predicate.clone(),
-            transitions: content.transitions,
-            has_expression: !item.expr.trim().is_empty(),
-        };
         let SubscribeItem { key, collection, positions, .. } = item;
         let filter_key = self.index.filter_key(&key.tenant, &collection, &admission.predicate);
         let added_at = self.filter.add(filter_key);
@@ -67,7 +61,7 @@ impl Shard {
             binding: None,
             presented_in,
         });
-        self.index.insert(sub.slot, &tenant, &collection, watch);
+        self.index.insert(sub.slot, &tenant, &collection, &admission.predicate);
         let before = self.gateways.get_mut(gateway).and_then(|known| known.subscriptions.insert(key, sub));
         debug_assert!(before.is_none(), "a subscription takes the place of one that hasn't ended");
         self.pending.push(sub);
@@ -87,7 +81,6 @@ impl Shard {
             debug_assert!(false, "{:?} goes live twice", sub.key);
             return;
         };
-        self.index.set_live(id.slot);
         sub.live_from = live_from.clone();
         sub.skip_before = next;
         sub.broken = judge(sub, &presented, live_from);
