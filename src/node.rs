@@ -16,9 +16,9 @@ use std::{
 
 use rand::Rng;
 use shards::{
-    BackendConfig, BareDeletes, ShardConfig,
+    BackendConfig, BareDeletes, FilterConfig, ShardConfig,
     driver::{
-        CellSignal, QuicConfig, RuntimeChoice, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
+        CellSignal, FilterBuilder, QuicConfig, RuntimeChoice, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
         StartError as ShardStartError,
     },
 };
@@ -154,6 +154,7 @@ impl Node {
         let signal = Arc::new(CellSignal::default());
         let (channels, receivers) = control::channels(sockets.len());
         let credentials = Arc::new(Credentials::of(&config));
+        let filter_builder = FilterBuilder::spawn().map_err(|error| NodeError::Thread("filter-builder", error))?;
         let mut links = Vec::new();
         let mut shards: Vec<ShardHandle> = Vec::new();
         for ((socket, receivers), core) in sockets.into_iter().zip(receivers).zip(&placement.shards) {
@@ -177,6 +178,7 @@ impl Node {
                 commands: receivers.commands,
                 admissions: receivers.admissions,
                 to_control: receivers.to_control,
+                filter_builder: filter_builder.clone(),
             };
             let (ring, shard) =
                 ShardThread::spawn(thread).map_err(|error| NodeError::Shard { shard: partition, error })?;
@@ -446,6 +448,7 @@ fn shard_config(
             Deletes::Known => BareDeletes::Known,
         },
         hash_seed: rand::rng().random(),
+        filter: FilterConfig { false_positive_max: limits.filter_false_positive_max, ..FilterConfig::default() },
         log_bytes_max: bytes(limits.log_bytes),
         log_events_max: bytes(limits.log_events),
         outbox_bytes_max: bytes(limits.outbox_bytes),

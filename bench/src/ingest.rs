@@ -122,8 +122,7 @@ impl Ingest {
         if watched {
             places.push(PlaceHash::of(TENANT, COLLECTION));
         }
-        let base = Arc::new(places.into_iter().map(|place| FilterKey::place(place).0).collect());
-        let filter = Arc::new(FilterSnapshot { version: 1, everything: false, base, delta: Arc::default() });
+        let filter = Arc::new(FilterSnapshot::of(1, places.into_iter().map(FilterKey::place)));
         Self { core: core(mapping.clone(), SHARDS), mapping, events: batch(events), filter, out: Vec::new() }
     }
 }

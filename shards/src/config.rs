@@ -5,6 +5,8 @@ use std::sync::Arc;
 use predicate::Mapping;
 use wire::{BackendId, Epoch, ShardAddress, SlotTable};
 
+use crate::FilterConfig;
+
 /// How a hard delete of which no image is known is told to subscriptions that it may or may not concern.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BareDeletes {
@@ -38,6 +40,8 @@ pub struct ShardConfig {
     pub bare_deletes: BareDeletes,
     /// Key of the index's hash tables. Random in a node, so that nobody can choose values that collide; fixed in a simulation.
     pub hash_seed: u64,
+    /// When the filter that the ingest thread asks is built anew.
+    pub filter: FilterConfig,
     /// Bytes of the delivery log, documents and bookkeeping. Default 256 MiB.
     pub log_bytes_max: usize,
     /// Entries of the delivery log. Default 262,144.
@@ -84,6 +88,7 @@ impl ShardConfig {
             mapping_name: "syntrix".into(),
             bare_deletes: BareDeletes::default(),
             hash_seed: 0,
+            filter: FilterConfig::default(),
             log_bytes_max: 256 * 1024 * 1024,
             log_events_max: 262_144,
             outbox_bytes_max: 64 * 1024 * 1024,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use predicate::Predicate;
 use wire::{Ack, ErrorCode, Registration, Reply, Request, SubscribeItem, SubscriptionKey};
 
-use crate::FromIngest;
+use crate::{FilterBuilt, FromIngest};
 
 /// Milliseconds of a monotonic clock that the driver owns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,8 @@ pub enum Input {
         results: Vec<Result<Admission, Refusal>>,
     },
     Command(Command),
+    /// What became of a build that [`Shard::step_filter`](crate::Shard::step_filter) gave out.
+    FilterBuilt(FilterBuilt),
     /// The node is about to stop: every session is told to come back within this time.
     GoAway {
         within_ms: u32,

@@ -16,7 +16,7 @@ mod subscription;
 
 pub use change::{Bare, Change, FromIngest, Gap, Image, Scope};
 pub use config::{BackendConfig, BareDeletes, ShardConfig};
-pub use filter::{FilterKey, FilterSnapshot};
+pub use filter::{BuildFailed, FilterBuild, FilterBuilt, FilterConfig, FilterKey, FilterSnapshot, FilterStep};
 pub use io::*;
 pub use shard::Shard;
 pub use stats::{ResyncCounts, ShardStats, SubscriptionCounts, SyncState};

@@ -16,6 +16,7 @@ mod commands;
 mod delivery;
 mod ingest;
 mod life;
+mod owing;
 mod requests;
 mod sessions;
 
@@ -25,16 +26,17 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use wire::{ErrorCode, Positions};
 
+use self::ingest::Batch;
 use crate::config::{STALL_MS, ShardConfig};
 use crate::expired::Expired;
 use crate::filter::Filter;
 use crate::gateway::Gateways;
-use crate::index::{Index, Matched};
-use crate::outbox::{Log, LogLimits, Marks, Settle};
+use crate::index::Index;
+use crate::outbox::{Log, LogLimits, Marks};
 use crate::session::Item;
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
 use crate::subscription::{GatewayId, SubId, Subscriptions};
-use crate::{ConnectionId, FilterSnapshot, Input, Millis, Output, Ticket};
+use crate::{ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, Ticket};
 
 #[derive(Debug)]
 pub struct Shard {
@@ -61,8 +63,9 @@ pub struct Shard {
     stopped_ms: u64,
     last_tick: Millis,
     expiry_check_at: u64,
-    /// Kept to be used again.
-    matched: Matched,
+    batch: Batch,
+    /// What an event is sent for. Empty between two; kept for its memory.
+    named: Vec<wire::Target>,
 }
 
 /// Whom an answer of the control side is for.
@@ -78,7 +81,7 @@ impl Shard {
         let limits = LogLimits { bytes_max: config.log_bytes_max, events_max: config.log_events_max };
         Self {
             index: Index::new(config.mapping.clone(), config.hash_seed),
-            filter: Filter::new(),
+            filter: Filter::new(config.filter, config.hash_seed),
             filter_seen: 0,
             subs: Subscriptions::default(),
             pending: Vec::new(),
@@ -95,7 +98,8 @@ impl Shard {
             stopped_ms: 0,
             last_tick: now,
             expiry_check_at: now.0 + config.expiry_check_ms,
-            matched: Matched::default(),
+            batch: Batch::default(),
+            named: Vec::new(),
             config,
         }
     }
@@ -107,13 +111,14 @@ impl Shard {
             _ => self.set_time(now),
         }
         match input {
-            Input::Ingest(item) => self.on_ingest(item, out),
+            Input::Ingest(item) => self.ingest([item], now, out),
             Input::Request { connection, request } => self.on_request(connection, request, out),
             Input::Hello { connection, gateway, can_verify } => self.on_hello(connection, &gateway, can_verify, out),
             Input::Ack { connection, ack } => self.on_ack(connection, ack, out),
             Input::Disconnected { connection } => self.on_disconnected(connection, out),
             Input::Admitted { ticket, results } => self.on_admitted(ticket, results, out),
             Input::Command(command) => self.on_command(command, out),
+            Input::FilterBuilt(built) => self.filter.built(built, self.time),
             Input::GoAway { within_ms } => self.on_go_away(within_ms, out),
             Input::Tick => self.on_tick(out),
         }
@@ -130,6 +135,12 @@ impl Shard {
         self.filter.take()
     }
 
+    /// Does the next slice of what the filter has to do beside answering. To be called after each slice of work, and again at once after
+    /// [`FilterStep::More`]. What is to be built is run on another thread, and its result given back as [`Input::FilterBuilt`].
+    pub fn step_filter(&mut self) -> FilterStep {
+        self.filter.step(self.time)
+    }
+
     /// What the registration barrier after a restart waits for.
     pub fn sync_state(&self) -> SyncState {
         self.sync.clone()
@@ -141,6 +152,7 @@ impl Shard {
     }
 
     pub fn stats(&self) -> ShardStats {
+        let filter = self.filter.counts();
         ShardStats {
             sessions: self.connections.len() as u64,
             gateways: self.gateways.len() as u64,
@@ -151,6 +163,13 @@ impl Shard {
             log_unsettled: self.log.unsettled_entries() as u64,
             filter_keys: self.filter.len() as u64,
             filter_version: self.filter.version(),
+            filter_delta_keys: filter.delta,
+            filter_base_bytes: filter.base_bytes,
+            filter_everything: u64::from(filter.everything),
+            filter_false_positives: filter.false_positives,
+            filter_stale: filter.stale,
+            filter_builds: filter.builds,
+            filter_builds_failed: filter.builds_failed,
             ..self.stats
         }
     }
@@ -178,10 +197,10 @@ impl Shard {
         self.log.check_invariants();
         let mut owed: HashMap<SubId, u32> = HashMap::new();
         for (number, entry) in self.log.iter() {
-            for slice in &entry.slices {
-                let gateway = self.gateways.get(slice.gateway).expect("a Gateway with log entries is known");
+            for (gateway, slice) in entry.slices() {
+                let gateway = self.gateways.get(gateway).expect("a Gateway with log entries is known");
                 assert!(gateway.log.binary_search(&number).is_ok(), "entry {number} isn't listed at its Gateway");
-                let unsettled = entry.targets[slice.range()].iter().filter(|target| !target.settled);
+                let unsettled = entry.targets[slice.range()].iter().filter(|target| !target.settled());
                 for target in unsettled {
                     assert!(number >= gateway.cleared, "entry {number} is owed below what is cleared");
                     *owed.entry(target.sub).or_default() += 1;
@@ -237,23 +256,8 @@ impl Shard {
     /// Puts something at the end of a session's delivery stream. Without a session it is dropped.
     fn queue(&mut self, gateway: GatewayId, item: Item, out: &mut Vec<Output>) {
         let Some(session) = self.gateways.session_mut(gateway) else { return };
-        if let Item::Live { bytes, .. } = &item {
-            session.waiting_bytes += bytes;
-        }
-        session.queue.push_back(item);
-        if !std::mem::replace(&mut session.ready_told, true) {
+        if session.enqueue(item) {
             out.push(Output::Ready { connection: session.connection });
-        }
-    }
-
-    fn settle(&mut self, settle: Settle) {
-        let sub = self.log.get(settle.number).and_then(|entry| entry.targets.get(settle.target as usize));
-        let Some(sub) = sub.map(|target| target.sub) else { return };
-        if self.log.settle(settle)
-            && let Some(sub) = self.subs.get_mut(sub)
-        {
-            debug_assert!(sub.owed > 0, "{:?} is owed less than nothing", sub.key);
-            sub.owed -= 1;
         }
     }
 

@@ -54,6 +54,12 @@ pub struct ShardStats {
     pub subscriptions_not_owned: u64,
     pub subscriptions_removed: u64,
     pub subscriptions_expired: u64,
+    /// Changes that nobody watches and that the filter let through all the same, and those of them that somebody watched once.
+    pub filter_false_positives: u64,
+    pub filter_stale: u64,
+    /// Bases of the filter that were built, and builds that failed.
+    pub filter_builds: u64,
+    pub filter_builds_failed: u64,
     /// Times that the shard was stopped for so long that deadlines were moved.
     pub stalls: u64,
 
@@ -68,6 +74,11 @@ pub struct ShardStats {
     pub log_unsettled: u64,
     pub filter_keys: u64,
     pub filter_version: u64,
+    /// Now: keys that the filter's base doesn't hold yet, bytes of the base, and whether the filter lets everything through because too
+    /// many keys came at once.
+    pub filter_delta_keys: u64,
+    pub filter_base_bytes: u64,
+    pub filter_everything: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

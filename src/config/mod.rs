@@ -254,6 +254,8 @@ pub struct Limits {
     pub log_events: u64,
     /// What one Gateway may lag behind on a shard before its subscriptions have to resync.
     pub outbox_bytes: u64,
+    /// The share of the changes that reach a shard which may be of what nobody watches any more, 0 to 1.
+    pub filter_false_positive_max: f64,
 }
 
 /// Something wrong with the configuration.

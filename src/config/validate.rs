@@ -427,6 +427,11 @@ fn limits(mut section: Section<'_>) -> Limits {
         log_bytes: section.size("log_bytes", 256 << 20, 1 << 20, 1 << 40),
         log_events: section.number("log_events", 262_144, 1_024, 1 << 28),
         outbox_bytes: section.size("outbox_bytes", 64 << 20, 64 << 10, 1 << 40),
+        filter_false_positive_max: section.parsed("filter_false_positive_max", 0.02, |text| {
+            let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+            let fits = percent.filter(|percent| (0.01..=100.0).contains(percent));
+            fits.map(|percent| percent / 100.0).ok_or_else(|| "is no such share; allowed: 0.01% to 100%".into())
+        }),
     };
     if !(limits.ttl_min..=limits.ttl_max).contains(&limits.ttl_default) {
         let origin = section.origin().clone();

@@ -87,6 +87,12 @@ const SHARD_COUNTERS: &[ShardCounter] = &[
     ("shard_subscriptions_not_owned", "Subscriptions sent to another shard", |s| s.shard.subscriptions_not_owned),
     ("shard_subscriptions_removed", "Subscriptions removed", |s| s.shard.subscriptions_removed),
     ("shard_subscriptions_expired", "Subscriptions whose time ran out", |s| s.shard.subscriptions_expired),
+    ("shard_filter_false_positives", "Changes that the filter let through and nobody watches", |s| {
+        s.shard.filter_false_positives
+    }),
+    ("shard_filter_stale", "Changes that the filter let through and nobody watches any more", |s| s.shard.filter_stale),
+    ("shard_filter_builds", "Times that the filter was built anew", |s| s.shard.filter_builds),
+    ("shard_filter_builds_failed", "Times that building the filter failed", |s| s.shard.filter_builds_failed),
     ("shard_stalls", "Times that the shard stood still for so long that deadlines were moved", |s| s.shard.stalls),
     ("shard_connections_incoming", "Attempts to connect", |s| s.driver.connections_incoming),
     ("shard_connections_retried", "Attempts whose address had to be proven first", |s| s.driver.connections_retried),
@@ -116,6 +122,11 @@ const SHARD_GAUGES: &[ShardCounter] = &[
     ("shard_log_unsettled", "Entries of the delivery log that somebody is owed", |s| s.shard.log_unsettled),
     ("shard_filter_keys", "Keys of the filter that the ingest thread asks", |s| s.shard.filter_keys),
     ("shard_filter_version", "Version of that filter", |s| s.shard.filter_version),
+    ("shard_filter_delta_keys", "Keys that its base doesn't hold yet", |s| s.shard.filter_delta_keys),
+    ("shard_filter_base_bytes", "Bytes of its base", |s| s.shard.filter_base_bytes),
+    ("shard_filter_everything", "1 while it lets everything through, because too many keys came at once", |s| {
+        s.shard.filter_everything
+    }),
     ("shard_control_backlog", "Messages that the registrar hasn't had room for", |s| s.driver.control_backlog),
     ("shard_ring_capacity", "Items that the ring holds", |s| s.ring.capacity),
 ];

@@ -43,8 +43,7 @@ impl Fixture {
     }
 
     fn publish(&mut self, shard: ShardIndex, version: u64, wanted: &[FilterKey]) {
-        let base = Arc::new(wanted.iter().map(|key| key.0).collect());
-        let snapshot = FilterSnapshot { version, everything: false, base, delta: Arc::default() };
+        let snapshot = FilterSnapshot::of(version, wanted.iter().copied());
         self.core.filter(shard, Arc::new(snapshot), &mut self.out);
     }
 
@@ -350,7 +349,7 @@ fn filters_are_announced_with_the_last_position_before_them_once_every_backend_h
     let mut core = IngestCore::new(Arc::new(Mapping::syntrix()), SlotTable { shards: 1 }, vec![BACKEND, BackendId(8)]);
     let mut out = Vec::new();
     core.opened(0, LINEAGE, (3, 0), None);
-    core.filter(ShardIndex(0), Arc::new(FilterSnapshot { version: 4, ..FilterSnapshot::default() }), &mut out);
+    core.filter(ShardIndex(0), Arc::new(FilterSnapshot::of(4, [])), &mut out);
     assert!(out.is_empty(), "the second backend has no start position yet");
     core.opened(1, LINEAGE, (8, 2), None);
     core.announce_filters(&mut out);

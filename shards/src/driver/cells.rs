@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(*cells.settled(), at(2));
         writer.settled(at(2));
         assert!(!signal.take(), "nothing has changed");
-        writer.filter(FilterSnapshot { version: 3, ..FilterSnapshot::default() });
+        writer.filter(FilterSnapshot::of(3, []));
         assert!(signal.take());
         assert_eq!(cells.filter().version, 3);
         writer.sync(1, || SyncState { version: 1, ..SyncState::default() });

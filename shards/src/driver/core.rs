@@ -3,13 +3,16 @@
 use bytes::BytesMut;
 use wire::Positions;
 
-use crate::{ConnectionId, FilterSnapshot, Input, Millis, Output, Shard, ShardStats, SubscriptionCounts, SyncState};
+use crate::{
+    ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, Shard, ShardStats, SubscriptionCounts, SyncState,
+};
 
 pub(super) trait Core: 'static {
     fn handle(&mut self, input: Input, now: Millis, outputs: &mut Vec<Output>);
     fn fill(&mut self, connection: ConnectionId, now: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize;
     fn settled(&self) -> Positions;
     fn take_filter(&mut self) -> Option<FilterSnapshot>;
+    fn step_filter(&mut self) -> FilterStep;
     /// Version of what [`Self::sync_state`] gives, without the cost of giving it.
     fn sync_version(&self) -> u64;
     fn sync_state(&self) -> SyncState;
@@ -33,6 +36,10 @@ impl Core for Shard {
 
     fn take_filter(&mut self) -> Option<FilterSnapshot> {
         Shard::take_filter(self)
+    }
+
+    fn step_filter(&mut self) -> FilterStep {
+        Shard::step_filter(self)
     }
 
     fn sync_version(&self) -> u64 {

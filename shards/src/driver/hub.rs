@@ -18,7 +18,7 @@ use tracing::debug;
 use wire::{ErrorCode, MAX_UNANSWERED_REQUESTS, Reply, Request, SubscribeItem, SubscriptionKey};
 
 use super::{cells::CellWriter, core::Core, executor::Executor, local::LocalEvent, ring::RingStats, stats::*};
-use crate::{CommandId, CommandReply, ConnectionId, FromIngest, Input, Millis, Output, Ticket};
+use crate::{CommandId, CommandReply, ConnectionId, FilterStep, FromIngest, Input, Millis, Output, Ticket};
 
 /// From a shard to the control thread.
 #[derive(Debug)]
@@ -140,6 +140,14 @@ impl<C: Core> Hub<C> {
         if let Some(filter) = core.take_filter() {
             cells.filter(filter);
         }
+    }
+
+    /// The next slice of what the filter has to do beside answering.
+    pub(super) fn step_filter(&self) -> FilterStep {
+        if self.executor.has_failed() {
+            return FilterStep::Nothing;
+        }
+        self.core.borrow_mut().step_filter()
     }
 
     pub(super) fn publish_stats(&self, cells: &mut CellWriter, ring: RingStats) {

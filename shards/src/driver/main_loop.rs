@@ -19,10 +19,11 @@ use super::{
     cells::CellWriter,
     core::Core,
     executor::Executor,
+    filter_builder::FilterClient,
     hub::{FromShard, Hub},
     ring::RingConsumer,
 };
-use crate::{Command, FromIngest, Input};
+use crate::{Command, FilterBuilt, FilterStep, FromIngest, Input};
 
 /// Items of the ring a pass. Large enough to amortize a pass, small enough for the network to have its turn every fraction of
 /// a millisecond.
@@ -46,6 +47,8 @@ pub(super) struct MainLoop<C: Core> {
     pub(super) commands: Inbox<Command>,
     pub(super) admissions: Inbox<AdmissionAnswer>,
     pub(super) to_control: Outbox,
+    pub(super) filter_builder: FilterClient,
+    pub(super) filters_built: Inbox<FilterBuilt>,
     pub(super) stop: Inbox<()>,
     pub(super) cells: CellWriter,
 }
@@ -67,6 +70,7 @@ impl<C: Core> MainLoop<C> {
                 next_tick = began + TICK;
                 self.executor.guard(next_tick);
             }
+            worked |= self.step_filter();
             worked |= self.to_control.forward(&self.hub);
             // All that has stirred until here is in what is published now.
             self.hub.stirred.clear();
@@ -107,7 +111,7 @@ impl<C: Core> MainLoop<C> {
 
     /// Whether there was anything.
     fn take_in(&mut self) -> bool {
-        let Self { hub, ring, commands, admissions, .. } = self;
+        let Self { hub, ring, commands, admissions, filters_built, .. } = self;
         let mut count = hub.ingest(|mut take| ring.drain(RING_PER_PASS, &mut take));
         for _ in 0..ADMISSIONS_PER_PASS {
             let Some((ticket, results)) = admissions.take() else { break };
@@ -119,7 +123,25 @@ impl<C: Core> MainLoop<C> {
             hub.input(Input::Command(command));
             count += 1;
         }
+        if let Some(built) = filters_built.take() {
+            hub.input(Input::FilterBuilt(built));
+            count += 1;
+        }
         count > 0 && !self.executor.has_failed()
+    }
+
+    /// One slice a pass. Whether there was anything to do.
+    fn step_filter(&mut self) -> bool {
+        match self.hub.step_filter() {
+            FilterStep::Nothing => return false,
+            FilterStep::More => {}
+            FilterStep::Build(build) => {
+                if let Err(failed) = self.filter_builder.order(build) {
+                    self.hub.input(Input::FilterBuilt(failed));
+                }
+            }
+        }
+        true
     }
 
     fn is_told_to_stop(&mut self) -> bool {
@@ -129,7 +151,7 @@ impl<C: Core> MainLoop<C> {
 
     /// Waits for anything to do. What it took while it waited is kept for the next pass.
     async fn park(&mut self, until_tick: Duration) {
-        let Self { hub, executor, ring, commands, admissions, to_control, stop, .. } = self;
+        let Self { hub, executor, ring, commands, admissions, to_control, filters_built, stop, .. } = self;
         let ring = async {
             if ring.is_finished() {
                 // The ingest thread has ended. This shard goes on until it is told so.
@@ -143,6 +165,7 @@ impl<C: Core> MainLoop<C> {
             () = hub.stirred.wait() => {}
             () = admissions.wait() => {}
             () = commands.wait() => {}
+            () = filters_built.wait() => {}
             () = to_control.sent() => {}
             () = executor.failed() => {}
             () = stop.wait() => {}

@@ -7,17 +7,19 @@
 //! | who may connect, limits of QUIC, TLS | `quic` |
 //! | how inputs reach the shard and outputs their place | `hub` |
 //! | glommio or tokio, pinning, panics | `executor` |
+//! | where filters are built | `filter_builder` |
 //! | ingest thread → shard | `ring` |
 //! | shard → ingest and control thread | `cells` |
 //!
 //! Invariants:
-//! - One thread a shard. Nothing but the ring, the cells and the two control channels is shared with another thread.
+//! - One thread a shard. Nothing but the ring, the cells, the two control channels and the way to the filter builder is shared with another thread.
 //! - Every queue has a bound with a name, or is bounded by one that has.
 //! - A panic ends the shard and is the result of [`ShardHandle::join`]. It is never swallowed.
 
 mod cells;
 mod core;
 mod executor;
+mod filter_builder;
 mod hub;
 mod local;
 mod main_loop;
@@ -29,6 +31,7 @@ mod thread;
 pub use self::{
     cells::{CellSignal, CellWriter, Cells},
     executor::{ExecutorError, Preflight, RuntimeChoice, RuntimeKind, RuntimeUnavailable, RuntimeUsed, UnknownRuntime},
+    filter_builder::FilterBuilder,
     hub::FromShard,
     quic::{Authenticator, AuthorizedGateway, QuicConfig, SocketBuffers, TlsError},
     ring::{Closed, PushError, RingConsumer, RingProducer, RingStats, ring},

@@ -15,8 +15,8 @@ use tracing::{info, warn};
 use wire::ErrorCode;
 
 use super::{
-    AdmissionAnswer, Authenticator, CellSignal, Cells, ExecutorError, FromShard, Preflight, QuicConfig, RingProducer,
-    RuntimeChoice, RuntimeUsed, SocketBuffers, TlsError,
+    AdmissionAnswer, Authenticator, CellSignal, Cells, ExecutorError, FilterBuilder, FromShard, Preflight, QuicConfig,
+    RingProducer, RuntimeChoice, RuntimeUsed, SocketBuffers, TlsError,
     cells::CellWriter,
     core::Core,
     executor::{self, Executor, panic_message},
@@ -52,6 +52,8 @@ pub struct ShardThreadConfig {
     /// `to_control`, or the two wait for each other.
     pub admissions: flume::Receiver<AdmissionAnswer>,
     pub to_control: flume::Sender<FromShard>,
+    /// One for all shards.
+    pub filter_builder: FilterBuilder,
 }
 
 /// A shard's thread could not be started.
@@ -262,6 +264,7 @@ fn open<C: Core>(
     let core = make(Millis(0));
     let hub = Rc::new(Hub::new(identity.partition, identity.body_bytes_max, core, Rc::clone(executor)));
     let cells = CellWriter::new(config.signal);
+    let (filter_builder, filters_built) = config.filter_builder.client();
     executor.spawn(quic::accept(
         quinn.clone(),
         Rc::clone(&hub),
@@ -278,6 +281,8 @@ fn open<C: Core>(
         commands: Inbox::new(config.commands),
         admissions: Inbox::new(config.admissions),
         to_control: Outbox::new(config.to_control),
+        filter_builder,
+        filters_built: Inbox::new(filters_built),
         stop: Inbox::new(stop),
         cells,
     };

@@ -1,25 +1,87 @@
-//! What comes through the ring.
+//! What comes through the ring: matching, and what becomes of matches.
+//!
+//! Invariants:
+//! - Changes are matched together, up to [`BATCH_MAX`] at a time, and become log entries one by one in their order. Whom a change
+//!   matches doesn't depend on what became of the changes before it: only other items of the ring and requests change who
+//!   is subscribed, and they end a batch.
+//! - Whether a change has come before, and whom it is told to, is decided when it has its turn.
 
-use bytes::{Bytes, BytesMut};
+use std::ops::Range;
+use std::sync::Arc;
+
 use bytestring::ByteString;
 use smallvec::SmallVec;
-use wire::{Certainty, Operation, Position, Positions, ResyncReason, Transition};
+use wire::{Certainty, EventBody, Operation, Positions, ResyncReason, Transition};
 
 use super::Shard;
-use crate::index::{Hit, Matched, Rules, Shown};
-use crate::outbox::{Entry, Group, Target, What};
-use crate::session::{Item, Sent};
+use crate::index::{MatchCounts, Matched, Rules, Shown};
+use crate::outbox::{GROUPS_MAX, NewEntry, Target, What};
 use crate::subscription::{GatewayId, SubId};
-use crate::{Bare, BareDeletes, Change, FromIngest, Gap, Image, Output, Scope};
+use crate::{Bare, BareDeletes, Change, FromIngest, Gap, Image, Millis, Output, Scope};
+
+/// Changes that are matched together, and what they match. Empty between two inputs; kept for its memory.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    changes: Vec<Arc<Change>>,
+    matched: Matched,
+    /// Whom one change is told to.
+    told: Vec<Told>,
+}
+
+/// A subscription that is told of a change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) sub: SubId,
+    pub(super) gateway: GatewayId,
+    /// Whether it has a handle in its Gateway's session.
+    pub(super) bound: bool,
+    pub(super) group: u32,
+    pub(super) transition: Transition,
+    pub(super) certainty: Certainty,
+    shown: Shown,
+}
+
+impl Told {
+    pub(super) fn target(&self) -> Target {
+        Target::new(self.sub, self.gateway, self.group, self.transition, self.certainty)
+    }
+}
+
+impl Batch {
+    fn hits_of(&self, at: usize) -> Range<usize> {
+        let ends = &self.matched.ends;
+        let start = at.checked_sub(1).map_or(0, |before| ends[before].0);
+        start as usize..ends[at].0 as usize
+    }
+}
 
 impl Shard {
-    pub(super) fn on_ingest(&mut self, item: FromIngest, out: &mut Vec<Output>) {
-        match item {
-            FromIngest::Change(change) => self.on_change(&change, out),
-            FromIngest::Progress(position) => self.marks.receive(position),
-            FromIngest::FilterSeen { version, positions } => self.on_filter_seen(version, &positions, out),
-            FromIngest::Gap(gap) => self.on_gap(&gap, out),
+    /// Takes in what has come through the ring, in its order: the same as an [`Input::Ingest`](crate::Input::Ingest) for each, at less
+    /// cost.
+    pub fn ingest(&mut self, items: impl IntoIterator<Item = FromIngest>, now: Millis, out: &mut Vec<Output>) {
+        self.set_time(now);
+        let mut batch = std::mem::take(&mut self.batch);
+        for item in items {
+            match item {
+                FromIngest::Change(change) => {
+                    batch.changes.push(change);
+                    if batch.changes.len() == BATCH_MAX {
+                        self.take_batch(&mut batch, out);
+                    }
+                }
+                other => {
+                    self.take_batch(&mut batch, out);
+                    match other {
+                        FromIngest::Change(_) => {}
+                        FromIngest::Progress(position) => self.marks.receive(position),
+                        FromIngest::FilterSeen { version, positions } => self.on_filter_seen(version, &positions, out),
+                        FromIngest::Gap(gap) => self.on_gap(&gap, out),
+                    }
+                }
+            }
         }
+        self.take_batch(&mut batch, out);
+        self.batch = batch;
     }
 
     fn on_filter_seen(&mut self, version: u64, positions: &Positions, out: &mut Vec<Output>) {
@@ -35,35 +97,24 @@ impl Shard {
         }
     }
 
-    fn on_change(&mut self, change: &Change, out: &mut Vec<Output>) {
-        self.stats.events += 1;
-        if self.marks.has_received(&change.position) {
-            self.stats.events_repeated += 1;
+    fn take_batch(&mut self, batch: &mut Batch, out: &mut Vec<Output>) {
+        self.stats.events += batch.changes.len() as u64;
+        batch.changes.retain(|change| {
+            let repeated = self.marks.has_received(&change.position);
+            self.stats.events_repeated += u64::from(repeated);
+            !repeated
+        });
+        if batch.changes.is_empty() {
             return;
         }
-        let mut matched = std::mem::take(&mut self.matched);
-        self.match_change(change, &mut matched);
-        let hits = &mut matched.hits;
-        let broken = self.promised_image_is_missing(change, hits);
-        if !broken.is_empty() {
-            // They read the collection's state anew, and with it what this change did.
-            hits.retain(|hit| self.subs.at(hit.slot).is_none_or(|(id, _)| broken.binary_search(&id).is_err()));
+        self.match_batch(batch);
+        for at in 0..batch.changes.len() {
+            self.on_change(batch, at, out);
         }
-        let previous = self.marks.received().get(change.position.backend).copied();
-        if hits.is_empty() {
-            self.marks.receive(change.position);
-        } else {
-            self.stats.events_matched += 1;
-            let entry = self.entry_of(change, previous, hits);
-            self.append(entry, out);
-        }
-        self.matched = matched;
-        if !broken.is_empty() {
-            self.resync(broken, ResyncReason::PreimageMissing, out);
-        }
+        batch.changes.clear();
     }
 
-    fn match_change(&mut self, change: &Change, matched: &mut Matched) {
+    fn match_batch(&mut self, batch: &mut Batch) {
         let (subs, gateways) = (&self.subs, &self.gateways);
         let can_verify = |slot: u32| {
             subs.at(slot).and_then(|(_, sub)| gateways.session(sub.gateway)).is_some_and(|session| session.can_verify)
@@ -76,21 +127,65 @@ impl Shard {
             can_verify: &can_verify,
             transitions: &transitions,
         };
-        self.index.matches([change], &rules, matched);
-        let counts = matched.ends.first().map_or_else(Default::default, |(_, counts)| *counts);
-        matched.hits.retain(|hit| {
-            subs.at(hit.slot).is_some_and(|(_, sub)| sub.is_live() && !sub.floor.covers(&change.position))
-        });
-        self.stats.candidates += counts.candidates;
-        self.stats.evaluation_errors += counts.errors;
-        self.stats.evaluations_over_budget += counts.over_budget;
-        self.stats.bad_documents += counts.bad_documents;
-        self.stats.bare_deletes_without_tenant += counts.bare_without_tenant;
+        let Batch { changes, matched, .. } = batch;
+        self.index.matches(changes.iter().map(|change| &**change), &rules, matched);
+    }
+
+    /// A change of the batch has its turn.
+    fn on_change(&mut self, batch: &mut Batch, at: usize, out: &mut Vec<Output>) {
+        let change = &*batch.changes[at];
+        // The same one may come twice in a batch.
+        if self.marks.has_received(&change.position) {
+            self.stats.events_repeated += 1;
+            return;
+        }
+        let hits = &batch.matched.hits[batch.hits_of(at)];
+        let MatchCounts { candidates, errors, over_budget, bad_documents, bare_without_tenant, is_watched } =
+            batch.matched.ends[at].1;
+        self.filter.passed(change, is_watched);
+        self.stats.candidates += candidates;
+        self.stats.evaluation_errors += errors;
+        self.stats.evaluations_over_budget += over_budget;
+        self.stats.bad_documents += bad_documents;
+        self.stats.bare_deletes_without_tenant += bare_without_tenant;
+
+        batch.told.clear();
+        for hit in hits {
+            if let Some((id, sub)) = self.subs.at(hit.slot)
+                && sub.is_live()
+                && !sub.floor.covers(&change.position)
+            {
+                let session = self.gateways.session(sub.gateway);
+                batch.told.push(Told {
+                    sub: id,
+                    gateway: sub.gateway,
+                    bound: session.is_some_and(|session| sub.bound_in(session.connection).is_some()),
+                    group: 0,
+                    transition: hit.transition,
+                    certainty: hit.certainty,
+                    shown: hit.shown,
+                });
+            }
+        }
+        let broken = self.promised_image_is_missing(change, &batch.told);
+        if !broken.is_empty() {
+            // They read the collection's state anew, and with it what this change did.
+            batch.told.retain(|told| broken.binary_search(&told.sub).is_err());
+        }
+        if batch.told.is_empty() {
+            self.marks.receive(change.position);
+        } else {
+            self.stats.events_matched += 1;
+            self.tell(change, &mut batch.told, out);
+        }
+        if !broken.is_empty() {
+            self.resync(broken, ResyncReason::PreimageMissing, out);
+        }
     }
 
     /// Subscriptions that were promised a `leave`, which can't be told because the before-image isn't there. In the order of
     /// their names.
-    fn promised_image_is_missing(&self, change: &Change, hits: &[Hit]) -> Vec<SubId> {
+    fn promised_image_is_missing(&self, change: &Change, told: &[Told]) -> Vec<SubId> {
         let missing = change.before.is_none()
             && change.operation != Operation::Insert
             && self.config.promises_before_images(change.position.backend);
@@ -105,11 +200,14 @@ impl Shard {
         let slots: Vec<u32> = match (place, &change.bare) {
             (Some((tenant, collection)), _) => self.index.members_of(tenant, collection).to_vec(),
             // Those whom it certainly concerns have been found. Of the others any may be meant, and none is told otherwise.
-            (None, Some(Bare { tenant: Some(tenant), .. })) if self.config.bare_deletes == BareDeletes::Known => self
-                .index
-                .members_of_tenant(tenant)
-                .filter(|slot| hits.iter().all(|hit| hit.slot != *slot) && !self.index.is_by_id(*slot))
-                .collect(),
+            (None, Some(Bare { tenant: Some(tenant), .. })) if self.config.bare_deletes == BareDeletes::Known => {
+                let mut found: Vec<u32> = told.iter().map(|told| told.sub.slot).collect();
+                found.sort_unstable();
+                self.index
+                    .members_of_tenant(tenant)
+                    .filter(|slot| found.binary_search(slot).is_err() && !self.index.is_by_id(*slot))
+                    .collect()
+            }
             _ => return Vec::new(),
         };
         let members = slots.into_iter().filter_map(|slot| self.subs.at(slot));
@@ -123,60 +221,38 @@ impl Shard {
         broken
     }
 
-    fn entry_of(&self, change: &Change, previous: Option<Position>, hits: &[Hit]) -> Entry {
-        let mut shown: SmallVec<[Shown; 2]> = SmallVec::new();
-        let mut targets: Vec<(GatewayId, Target)> = Vec::with_capacity(hits.len());
-        for hit in hits {
-            let Some((sub, subscription)) = self.subs.at(hit.slot) else { continue };
-            let group = shown.iter().position(|known| *known == hit.shown).unwrap_or_else(|| {
-                shown.push(hit.shown);
-                shown.len() - 1
-            });
-            // As many groups as two images have, or as a tenant has collections on this shard with one document's id.
-            let group = u16::try_from(group).unwrap_or(u16::MAX);
-            let target = Target { sub, group, transition: hit.transition, certainty: hit.certainty, settled: false };
-            targets.push((subscription.gateway, target));
-        }
-        targets.sort_unstable_by_key(|(gateway, target)| (*gateway, target.group, target.sub));
-        let groups = self.groups_of(change, &shown);
-        Entry::new(change.position, previous, What::Event { operation: change.operation, groups }, targets)
-    }
-
-    /// What each group is shown, in one piece of memory of its own.
-    fn groups_of(&self, change: &Change, shown: &[Shown]) -> SmallVec<[Group; 1]> {
-        let id = change.document_id.as_ref().unwrap_or(&change.key);
-        let image_of = |shown: Shown| match shown {
-            Shown::Before => change.before.as_ref(),
-            Shown::After => change.after.as_ref(),
-            Shown::NothingAt(_) | Shown::Nothing => None,
-        };
-        let documents = shown.iter().filter_map(|shown| image_of(*shown)).map(|image| image.document.len());
-        let mut copied = BytesMut::with_capacity(id.len() + documents.sum::<usize>());
-        copied.extend_from_slice(id);
-        let id = copied.split().freeze();
-        shown
+    /// Puts a change into the log for these.
+    fn tell(&mut self, change: &Change, told: &mut [Told], out: &mut Vec<Output>) {
+        let shown = group(told);
+        // Names of places that no image tells.
+        let places: Vec<(ByteString, ByteString)> = shown
             .iter()
-            .map(|shown| {
-                let (tenant, collection) = match (*shown, image_of(*shown)) {
-                    (_, Some(Image { tenant, collection, .. })) => {
-                        (ByteString::from(&**tenant), ByteString::from(&**collection))
-                    }
-                    (Shown::NothingAt(partition), _) => self.index.place_names(partition),
-                    _ => {
-                        let tenant = change.bare.as_ref().and_then(|bare| bare.tenant.as_deref()).unwrap_or_default();
-                        (ByteString::from(tenant), ByteString::new())
-                    }
-                };
-                let document = match image_of(*shown) {
-                    Some(image) => {
-                        copied.extend_from_slice(&image.document);
-                        copied.split().freeze()
-                    }
-                    None => Bytes::new(),
-                };
-                Group { tenant, collection, document_id: id.clone(), document }
+            .filter_map(|shown| match shown {
+                Shown::NothingAt(partition) => Some(self.index.place_names(*partition)),
+                _ => None,
             })
-            .collect()
+            .collect();
+        let mut places = places.iter();
+        let groups: SmallVec<[EventBody<'_>; 2]> = shown
+            .iter()
+            .map(|shown| match shown {
+                Shown::Before => body_of_image(change, change.before.as_ref()),
+                Shown::After => body_of_image(change, change.after.as_ref()),
+                Shown::NothingAt(_) => {
+                    let (tenant, collection) = places.next().map_or(("", ""), |(tenant, name)| (&**tenant, &**name));
+                    body_of(change, tenant, collection)
+                }
+                Shown::Nothing => body_of(
+                    change,
+                    change.bare.as_ref().and_then(|bare| bare.tenant.as_deref()).unwrap_or_default(),
+                    "",
+                ),
+            })
+            .collect();
+        told.sort_unstable_by_key(|told| (told.gateway, told.group, told.sub));
+        let previous = self.marks.received().get(change.position.backend).copied();
+        let entry = NewEntry { position: change.position, previous, what: What::Event, groups: &groups };
+        self.append(&entry, told, out);
     }
 
     fn on_gap(&mut self, gap: &Gap, out: &mut Vec<Output>) {
@@ -191,133 +267,74 @@ impl Shard {
         }
         slots.sort_unstable();
         slots.dedup();
-        let mut targets: Vec<(GatewayId, Target)> = slots
+        let mut told: Vec<Told> = slots
             .iter()
             .filter_map(|slot| self.subs.at(*slot))
             .filter(|(_, sub)| sub.is_live() && !sub.floor.covers(&gap.position))
-            .map(|(sub, subscription)| {
-                let target = Target {
-                    sub,
+            .map(|(id, sub)| {
+                let session = self.gateways.session(sub.gateway);
+                Told {
+                    sub: id,
+                    gateway: sub.gateway,
+                    bound: session.is_some_and(|session| sub.bound_in(session.connection).is_some()),
                     group: 0,
                     transition: Transition::Update,
                     certainty: Certainty::Matched,
-                    settled: false,
-                };
-                (subscription.gateway, target)
+                    shown: Shown::Nothing,
+                }
             })
             .collect();
-        if targets.is_empty() {
+        if told.is_empty() {
             self.marks.receive(gap.position);
             return;
         }
-        targets.sort_unstable_by_key(|(gateway, target)| (*gateway, target.sub));
+        told.sort_unstable_by_key(|told| (told.gateway, told.sub));
         let previous = self.marks.received().get(gap.position.backend).copied();
-        self.append(Entry::new(gap.position, previous, What::Gap(gap.reason), targets), out);
-    }
-
-    /// Puts an entry into the log, and into the queues of the Gateways that are there.
-    fn append(&mut self, entry: Entry, out: &mut Vec<Output>) {
-        self.make_room(entry.bytes, out);
-        let position = entry.position;
-        self.stats.deliveries += entry.targets.len() as u64;
-        for target in &entry.targets {
-            if let Some(sub) = self.subs.get_mut(target.sub) {
-                sub.owed += 1;
-            }
-        }
-        let slices = entry.slices.clone();
-        let number = self.log.append(entry);
-        self.marks.receive(position);
-        for slice in slices {
-            let Some(gateway) = self.gateways.get_mut(slice.gateway) else {
-                debug_assert!(false, "a target of a Gateway that isn't known");
-                continue;
-            };
-            gateway.log.push_back(number);
-            let Some(session) = gateway.session.as_ref().map(|session| session.connection) else { continue };
-            let targets = self.log.get(number).map_or(&[][..], |entry| &entry.targets[slice.range()]);
-            // What isn't bound yet stays owed, and is queued when it is.
-            if targets.iter().any(|target| self.subs.get(target.sub).is_some_and(|sub| sub.bound_in(session).is_some()))
-            {
-                self.queue(slice.gateway, Item::Live { number, bytes: slice.bytes as usize }, out);
-                self.bound_outbox(slice.gateway, out);
-            }
-        }
-    }
-
-    /// Lets the oldest entries go until one of so many bytes fits.
-    fn make_room(&mut self, bytes: usize, out: &mut Vec<Output>) {
-        if self.log.has_room(bytes) {
-            return;
-        }
-        let mut broken = Vec::new();
-        while !self.log.has_comfortable_room(bytes)
-            && let Some((number, entry)) = self.log.evict()
-        {
-            self.stats.evictions += 1;
-            self.stats.evictions_unsettled += u64::from(entry.unsettled > 0);
-            for slice in &entry.slices {
-                if let Some(gateway) = self.gateways.get_mut(slice.gateway) {
-                    let listed = gateway.log.pop_front();
-                    debug_assert_eq!(listed, Some(number), "the log and a Gateway's list of it disagree");
-                }
-            }
-            for target in &entry.targets {
-                let Some(sub) = self.subs.get_mut(target.sub) else { continue };
-                sub.tail.advance(entry.position);
-                if target.settled {
-                    continue;
-                }
-                sub.owed -= 1;
-                let session = self.gateways.session(sub.gateway).map(|session| session.connection);
-                match session.and_then(|session| sub.bound_in(session)) {
-                    Some(_) => broken.push(target.sub),
-                    None => sub.broken = Some(ResyncReason::OutboxOverrun),
-                }
-            }
-        }
-        if !broken.is_empty() {
-            self.resync(broken, ResyncReason::OutboxOverrun, out);
-        }
-    }
-
-    /// Holds a Gateway to what may wait for it. What waits is given up first; if what was sent and isn't done is too much by
-    /// itself, that too.
-    fn bound_outbox(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
-        let max = self.config.outbox_bytes_max;
-        let Some(session) = self.gateways.session_mut(gateway).filter(|session| session.outbox_bytes() > max) else {
-            return;
-        };
-        self.stats.outbox_overruns += 1;
-        let connection = session.connection;
-        let mut numbers: Vec<u64> = Vec::new();
-        session.queue.retain(|item| match item {
-            Item::Live { number, .. } => {
-                numbers.push(*number);
-                false
-            }
-            _ => true,
-        });
-        session.waiting_bytes = 0;
-        if session.in_flight_bytes > max / 2 {
-            for sent in &mut session.in_flight {
-                if let Sent::Entry { number, .. } = &sent.sent {
-                    numbers.push(*number);
-                }
-                sent.bytes = 0;
-            }
-            session.in_flight_bytes = 0;
-        }
-        let mut broken: Vec<SubId> = Vec::new();
-        for number in numbers {
-            let Some(entry) = self.log.get(number) else { continue };
-            let targets = entry.slice(gateway).map_or(&[][..], |slice| &entry.targets[slice.range()]);
-            let open = targets.iter().filter(|target| !target.settled).filter(|target| {
-                let sub = self.subs.get(target.sub);
-                sub.is_some_and(|sub| sub.bound_in(connection).is_some() && sub.skip_before <= number)
-            });
-            broken.extend(open.map(|target| target.sub));
-        }
-        self.resync(broken, ResyncReason::OutboxOverrun, out);
+        let entry = NewEntry { position: gap.position, previous, what: What::Gap(gap.reason), groups: &[] };
+        self.append(&entry, &told, out);
     }
 }
+
+fn body_of_image<'a>(change: &'a Change, image: Option<&'a Image>) -> EventBody<'a> {
+    let Some(image) = image else {
+        debug_assert!(false, "an image is shown that isn't there");
+        return body_of(change, "", "");
+    };
+    EventBody { document: &image.document, ..body_of(change, &image.tenant, &image.collection) }
+}
+
+fn body_of<'a>(change: &'a Change, tenant: &'a str, collection: &'a str) -> EventBody<'a> {
+    EventBody {
+        id: change.position,
+        operation: change.operation,
+        tenant,
+        collection,
+        document_id: change.document_id.as_ref().unwrap_or(&change.key),
+        document: &[],
+    }
+}
+
+/// Gives each its group, one for each image that is shown, and says what they are.
+fn group(told: &mut [Told]) -> SmallVec<[Shown; 2]> {
+    let Some(first) = told.first().map(|told| told.shown) else { return SmallVec::new() };
+    if told.iter().all(|told| told.shown == first) {
+        return SmallVec::from_elem(first, 1);
+    }
+    let mut shown: SmallVec<[Shown; 2]> = told.iter().map(|told| told.shown).collect();
+    shown.sort_unstable();
+    shown.dedup();
+    if shown.len() > GROUPS_MAX as usize {
+        // A hard delete of which nothing is known but a tenant with millions of collections. `Nothing` is the last in the order.
+        shown.truncate(GROUPS_MAX as usize - 1);
+        shown.push(Shown::Nothing);
+    }
+    for told in told {
+        let found = shown.binary_search(&told.shown).unwrap_or(shown.len() - 1);
+        told.group = found as u32;
+    }
+    shown
+}
+
+/// A batch is large enough for the index to fetch what the next changes need while it looks at one, and small enough for what it
+/// found to be at hand when they have their turn.
+const BATCH_MAX: usize = ::index::BATCH_MAX;

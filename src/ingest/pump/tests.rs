@@ -266,7 +266,7 @@ impl World {
     }
 
     fn filter(&mut self, version: u64) {
-        self.cells.filter(FilterSnapshot { version, everything: true, ..FilterSnapshot::default() });
+        self.cells.filter(FilterSnapshot::everything(version));
     }
 
     fn sync(&mut self, change: impl FnOnce(&mut SyncState)) {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use shards::FilterConfig;
+
 /// What one run is made of. Odds are per 10,000 steps.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
@@ -11,6 +13,7 @@ pub struct SimConfig {
     pub shards_max: u16,
     pub before_images: bool,
     pub log_events_max: usize,
+    pub filter: FilterConfig,
     pub node_crashes: u32,
     pub disconnects: u32,
     pub gateway_crashes: u32,
@@ -47,6 +50,15 @@ impl SimConfig {
             shards_max: 5,
             before_images: !seed.is_multiple_of(4),
             log_events_max: 262_144,
+            // Small enough that filters are built and overflow all the time.
+            filter: FilterConfig {
+                delta_min: 1,
+                delta_max: [3, 8, 131_072][(seed % 3) as usize],
+                exact_max: [0, 3][(seed % 2) as usize],
+                copied_max: 300,
+                measured_over: 50,
+                ..FilterConfig::default()
+            },
             node_crashes: 8,
             disconnects: 20,
             gateway_crashes: 8,
@@ -72,6 +84,8 @@ pub struct Outcome {
     pub gateway_crashes: u64,
     pub disconnects: u64,
     pub source_failures: u64,
+    pub filters_built: u64,
+    pub filters_failed: u64,
     pub resyncs: BTreeMap<String, u64>,
 }
 
@@ -86,6 +100,8 @@ impl Outcome {
         self.gateway_crashes += other.gateway_crashes;
         self.disconnects += other.disconnects;
         self.source_failures += other.source_failures;
+        self.filters_built += other.filters_built;
+        self.filters_failed += other.filters_failed;
         for (reason, count) in &other.resyncs {
             *self.resyncs.entry(reason.clone()).or_default() += count;
         }

@@ -8,7 +8,8 @@ use std::{
 
 use predicate::{Mapping, Predicate, Source};
 use shards::{
-    Admission, BackendConfig, FilterSnapshot, FromIngest, Input, Millis, Output, Shard, ShardConfig, SyncState, Ticket,
+    Admission, BackendConfig, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, Shard,
+    ShardConfig, SyncState, Ticket,
 };
 use streamer::ingest::{
     core::{IngestCore, ToShard},
@@ -20,7 +21,7 @@ use streamer::ingest::{
 use wire::{Epoch, Positions, ShardAddress, SlotTable, SubscribeItem};
 
 use crate::{
-    Broken,
+    Broken, SimConfig,
     history::{BACKEND, History, LINEAGE},
 };
 
@@ -55,6 +56,15 @@ pub(crate) struct Node {
     started_from: Option<Durable>,
     broken: Option<Broken>,
     outputs: Vec<Output>,
+    /// Filters that are being built: the shard, when it is done, and what it will be. One that never is isn't here.
+    builds: Vec<(usize, u64, FilterBuilt)>,
+}
+
+/// What becomes of the build of a filter.
+pub(crate) enum Fate {
+    Built { after_ms: u64 },
+    Failed { after_ms: u64 },
+    Never,
 }
 
 /// Predicates compiled before: the same few come again at every registration.
@@ -65,22 +75,15 @@ pub(crate) fn address(shard: usize) -> String {
 }
 
 impl Node {
-    pub(crate) fn start(
-        shards: u16,
-        epoch: u128,
-        saved: Option<Durable>,
-        log_events_max: usize,
-        before_images: bool,
-        broken: Option<Broken>,
-        now: Millis,
-    ) -> Self {
+    pub(crate) fn start(shards: u16, epoch: u128, saved: Option<Durable>, of: &SimConfig, now: Millis) -> Self {
         let slots = SlotTable { shards };
         let addresses: Vec<_> =
             (0..shards).map(|partition| ShardAddress { partition, address: address(usize::from(partition)) }).collect();
         let make = |partition| {
             let mut config = ShardConfig::new(partition, slots, addresses.clone(), Epoch(epoch));
-            config.backends = vec![BackendConfig { id: BACKEND, before_images }];
-            config.log_events_max = log_events_max;
+            config.backends = vec![BackendConfig { id: BACKEND, before_images: of.before_images }];
+            config.log_events_max = of.log_events_max;
+            config.filter = of.filter;
             Shard::new(config, now)
         };
         let cells = Cells {
@@ -98,8 +101,9 @@ impl Node {
             cursor: None,
             used: (0..shards).map(|_| Arc::new(FilterSnapshot::default())).collect(),
             started_from: saved,
-            broken,
+            broken: of.broken,
             outputs: Vec::new(),
+            builds: Vec::new(),
         }
     }
 
@@ -153,7 +157,9 @@ impl Node {
         if saved.is_some_and(|saved| cells.sync.gateways.iter().all(|gateway| saved.gateways.contains(&**gateway))) {
             let mut filter = cells.filter.clone();
             if self.broken == Some(Broken::FilterConfirmedEarly) {
-                filter = Arc::new(FilterSnapshot { version: filter.version, ..(*self.used[shard]).clone() });
+                let mut before = (*self.used[shard]).clone();
+                before.version = filter.version;
+                filter = Arc::new(before);
                 self.used[shard] = cells.filter.clone();
             }
             self.core.filter(index, filter, &mut out);
@@ -220,6 +226,23 @@ impl Node {
         if cells.sync.version != self.shards[shard].sync_version() {
             cells.sync = self.shards[shard].sync_state();
         }
+    }
+
+    /// A shard does the next slice of what its filter wants. What is to be built takes as long as `fate` says: it may fail, or never
+    /// be done.
+    pub(crate) fn step_filter(&mut self, shard: usize, now: Millis, fate: impl FnOnce() -> Fate) {
+        if let FilterStep::Build(build) = self.shards[shard].step_filter() {
+            match fate() {
+                Fate::Built { after_ms } => self.builds.push((shard, now.0 + after_ms, build.run())),
+                Fate::Failed { after_ms } => self.builds.push((shard, now.0 + after_ms, build.fail())),
+                Fate::Never => {}
+            }
+        }
+    }
+
+    /// The filters that are built by now, with their shards.
+    pub(crate) fn take_built(&mut self, now: Millis) -> Vec<(usize, FilterBuilt)> {
+        self.builds.extract_if(.., |(_, at, _)| *at <= now.0).map(|(shard, _, built)| (shard, built)).collect()
     }
 
     /// What the shards have put out, of one call to [`Self::give`] or several to the same shard.

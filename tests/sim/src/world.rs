@@ -15,7 +15,7 @@ use crate::{
     config::{Broken, Outcome, SimConfig},
     connection::Connection,
     history::History,
-    node::{self, Compiled, Durable, Node},
+    node::{self, Compiled, Durable, Fate, Node},
 };
 
 /// Milliseconds between two ticks of a shard.
@@ -34,6 +34,7 @@ struct World {
     compiled: Compiled,
     scheduler: ChaCha8Rng,
     faults: ChaCha8Rng,
+    builder: ChaCha8Rng,
     now: u64,
     node: Option<Node>,
     node_returns_at: u64,
@@ -94,6 +95,7 @@ impl World {
             compiled: HashMap::new(),
             scheduler: stream(101),
             faults: stream(102),
+            builder: stream(103),
             now: 0,
             node: None,
             node_returns_at: 0,
@@ -143,6 +145,7 @@ impl World {
         if self.now >= self.tick_at {
             self.tick();
         }
+        self.build_filters();
         match self.scheduler.random_range(0..100) {
             0..4 => {
                 if self.written < self.config.transactions && self.node.is_some() {
@@ -173,15 +176,7 @@ impl World {
         if self.node.is_none() && self.now >= self.node_returns_at {
             let shards = self.scheduler.random_range(1..=self.config.shards_max);
             self.starts += 1;
-            self.node = Some(Node::start(
-                shards,
-                self.starts,
-                self.saved.clone(),
-                self.config.log_events_max,
-                self.config.before_images,
-                self.config.broken,
-                Millis(self.now),
-            ));
+            self.node = Some(Node::start(shards, self.starts, self.saved.clone(), &self.config, Millis(self.now)));
         }
         let shards = self.node.as_ref().map_or(0, |node| node.shards.len());
         for shard in 0..shards {
@@ -241,6 +236,26 @@ impl World {
         let max = self.scheduler.random_range(1..6);
         node.drain(shard, max, Millis(self.now));
         self.put_out(shard);
+    }
+
+    /// The shards' filters want something done now and then, and one that builds them does it when it gets round to it.
+    fn build_filters(&mut self) {
+        let now = Millis(self.now);
+        let Some(node) = &mut self.node else { return };
+        if self.builder.random_ratio(1, 4) {
+            let shard = self.builder.random_range(0..node.shards.len());
+            let builder = &mut self.builder;
+            node.step_filter(shard, now, || match builder.random_range(0..16) {
+                0 => Fate::Never,
+                1..3 => Fate::Failed { after_ms: builder.random_range(0..100) },
+                _ => Fate::Built { after_ms: builder.random_range(0..100) },
+            });
+        }
+        for (shard, built) in node.take_built(now) {
+            self.outcome.filters_built += u64::from(built.is_good());
+            self.outcome.filters_failed += u64::from(!built.is_good());
+            self.give(shard, Input::FilterBuilt(built));
+        }
     }
 
     fn registrar(&mut self) {

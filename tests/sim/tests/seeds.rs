@@ -18,6 +18,7 @@ fn nothing_is_lost_or_repeated_whatever_fails() {
     let outcome = run_all(0..60, SimConfig::new);
     assert!(outcome.resyncs.is_empty(), "a resync without a cause: {:?}", outcome.resyncs);
     assert!(outcome.node_crashes_owing > 50, "too few crashes with something owed: {outcome:?}");
+    assert!(outcome.filters_built > 200 && outcome.filters_failed > 20, "too few filters were built: {outcome:?}");
     assert!(outcome.duplicates_dropped > 50, "too little was sent again: {outcome:?}");
 }
 

@@ -8,8 +8,8 @@ use wire::{BackendId, Epoch, ErrorCode, Hello, Lineage, Operation, Position, Pos
 use crate::{
     Admission, BackendConfig, Change, Command, FromIngest, Image, Refusal, ShardConfig,
     driver::{
-        AdmissionAnswer, AuthorizedGateway, CellSignal, FromShard, QuicConfig, RingProducer, RuntimeChoice,
-        ShardHandle, ShardThread, ShardThreadConfig, core::Core, thread,
+        AdmissionAnswer, AuthorizedGateway, CellSignal, FilterBuilder, FromShard, QuicConfig, RingProducer,
+        RuntimeChoice, ShardHandle, ShardThread, ShardThreadConfig, core::Core, thread,
     },
 };
 
@@ -125,6 +125,7 @@ pub(super) fn thread_config(options: Options) -> (ShardThreadConfig, Others) {
         commands: commands_in,
         admissions: admissions_in,
         to_control,
+        filter_builder: FilterBuilder::spawn().unwrap(),
     };
     (config, Others { signal, commands, admissions, from_shard, certificate })
 }

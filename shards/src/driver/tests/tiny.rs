@@ -4,8 +4,8 @@ use bytes::BytesMut;
 use wire::{Delivery, Epoch, Positions, Reply, Request, SlotTable, Welcome, encode_delivery};
 
 use crate::{
-    CommandKind, ConnectionId, FilterSnapshot, Input, Millis, Output, ShardStats, SubscriptionCounts, SyncState,
-    driver::core::Core,
+    CommandKind, ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, ShardStats, SubscriptionCounts,
+    SyncState, driver::core::Core,
 };
 
 #[derive(Default)]
@@ -69,6 +69,10 @@ impl Core for Tiny {
 
     fn take_filter(&mut self) -> Option<FilterSnapshot> {
         None
+    }
+
+    fn step_filter(&mut self) -> FilterStep {
+        FilterStep::Nothing
     }
 
     fn sync_version(&self) -> u64 {
