@@ -14,6 +14,7 @@ use wire::{
     SubscriptionKey,
 };
 
+use crate::outbox::Places;
 use crate::subscription::SubId;
 use crate::{Admission, ConnectionId, Refusal, Ticket};
 
@@ -49,14 +50,18 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) enum Item {
     Bound(Box<Bound>),
-    /// A log entry, for all of the Gateway's targets in it that were bound when it came.
+    /// A log entry, for all of the Gateway's targets in it that were bound when it came: those from `start` to `end` that haven't
+    /// been sent.
     Live {
         number: u64,
+        start: u32,
+        end: u32,
         bytes: usize,
     },
-    /// A log entry once more, for these. The log bounds how many bytes wait this way.
+    /// A log entry once more, for these, as far as they stand at `start` or later. The log bounds how many bytes wait this way.
     Replay {
         number: u64,
+        start: u32,
         subs: Box<[SubId]>,
     },
     Resync {
@@ -85,7 +90,7 @@ pub(crate) struct InFlight {
 #[derive(Debug)]
 pub(crate) enum Sent {
     /// A log entry, and its targets that were sent under this `seq`.
-    Entry { number: u64, targets: Box<[u32]> },
+    Entry { number: u64, targets: Places },
     /// What it stands for was settled when it was decided. Until it is done, it must be told again in a next session.
     Resync { sub: SubId, reason: ResyncReason },
 }
@@ -124,6 +129,16 @@ pub(crate) enum ItemState {
     Admitted(Admission),
     /// The control side said no.
     Refused(Refusal),
+}
+
+impl Item {
+    /// The log entry that it is, if it is one.
+    pub(crate) fn number(&self) -> Option<u64> {
+        match self {
+            Self::Live { number, .. } | Self::Replay { number, .. } => Some(*number),
+            _ => None,
+        }
+    }
 }
 
 impl ItemState {
@@ -174,6 +189,15 @@ impl Session {
     pub(crate) fn next_handle(&mut self) -> Option<Handle> {
         self.last_handle = self.last_handle.checked_add(1)?;
         Some(Handle(self.last_handle))
+    }
+
+    /// Puts something at the end of the delivery stream. Gives whether the driver is to be told that something waits.
+    pub(crate) fn enqueue(&mut self, item: Item) -> bool {
+        if let Item::Live { bytes, .. } = &item {
+            self.waiting_bytes += bytes;
+        }
+        self.queue.push_back(item);
+        !std::mem::replace(&mut self.ready_told, true)
     }
 
     pub(crate) fn next_seq(&mut self) -> u64 {

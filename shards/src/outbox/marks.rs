@@ -58,11 +58,10 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
-    use smallvec::SmallVec;
-    use wire::{Lineage, Operation};
+    use wire::{GapReason, Lineage};
 
     use super::*;
-    use crate::outbox::{Entry, LogLimits, Settle, What};
+    use crate::outbox::{LogLimits, NewEntry, Target, What};
 
     fn position(backend: u32, lineage: u64, time: u64) -> Position {
         Position { backend: BackendId(backend), lineage: Lineage(lineage), time, k: 1 }
@@ -82,15 +81,18 @@ mod tests {
 
         fn owe(&mut self, position: Position) -> u64 {
             let previous = self.marks.received().get(position.backend).copied();
-            let what = What::Event { operation: Operation::Insert, groups: SmallVec::new() };
-            let number = self.log.append(Entry::new(position, previous, what, [Entry::test_target()]));
+            let what = What::Gap(GapReason::Oversize);
+            let new = NewEntry { position, previous, what, groups: &[] };
+            let number = self.log.append(&new, [Target::of_test()].into_iter());
             self.marks.receive(position);
             number
         }
 
         fn settle(&mut self, number: u64) {
-            assert!(self.log.settle(Settle { number, target: 0 }));
-            assert!(!self.log.settle(Settle { number, target: 0 }), "settled once");
+            let mut settled = 0;
+            self.log.settle_all(number, 0..1, |_| settled += 1);
+            self.log.settle_all(number, 0..1, |_| settled += 1);
+            assert_eq!(settled, 1, "settled once");
         }
 
         fn settled(&self, backend: u32) -> Option<u64> {

@@ -1,12 +1,11 @@
 //! From what waits for a session to the bytes of its delivery stream.
 
 use bytes::BytesMut;
-use smallvec::SmallVec;
-use wire::{Certainty, Delivery, EventEntryRef, ResyncReason, Target, begin_events, encode_delivery};
+use wire::{Certainty, Delivery, MAX_FRAME_BODY_BYTES, ResyncReason, Target, begin_events, encode_delivery};
 
 use super::Shard;
 use crate::config::EVENTS_PER_FRAME_MAX;
-use crate::outbox::{Entry, Log, What};
+use crate::outbox::{EntryRef, Places, Slice, What};
 use crate::session::{InFlight, Item, Sent, Session};
 use crate::subscription::{GatewayId, SubId, Subscriptions};
 use crate::{ConnectionId, Millis};
@@ -87,18 +86,19 @@ impl Shard {
     /// Writes log entries from the front of the queue: one `Gap`, or one `Events` of as many as fit. False where the first one
     /// doesn't fit and must wait for the next call.
     fn fill_entries(&mut self, gateway: GatewayId, bytes_max: usize, first: bool, buf: &mut BytesMut) -> bool {
-        let Some(session) = self.gateways.session_mut(gateway) else { return false };
+        let Self { gateways, log, subs, stats, named, .. } = self;
+        let Some(session) = gateways.session_mut(gateway) else { return false };
         let mut missed: Vec<SubId> = Vec::new();
         let mut room = true;
         let mut events = begin_events(buf);
         let mut gap = None;
         while let Some(item) = session.queue.front() {
-            let (Item::Live { number, .. } | Item::Replay { number, .. }) = item else { break };
-            let Some(entry) = self.log.get(*number) else {
-                if let Some(Item::Replay { number, subs }) = take_entry(session) {
+            let Some(number) = item.number() else { break };
+            let Some(entry) = log.get(number) else {
+                if let Some(Item::Replay { number, subs: again, .. }) = take_entry(session) {
                     // It left the log before it was sent again. Who was owed it has been told already.
                     missed.extend(
-                        subs.into_iter().filter(|id| self.subs.get(*id).is_some_and(|sub| sub.skip_before <= number)),
+                        again.into_iter().filter(|id| subs.get(*id).is_some_and(|sub| sub.skip_before <= number)),
                     );
                 }
                 if missed.is_empty() {
@@ -106,35 +106,48 @@ impl Shard {
                 }
                 break;
             };
-            let bytes = entry.slice(gateway).map_or(0, |slice| slice.bytes as usize);
-            let full = events.entries() >= EVENTS_PER_FRAME_MAX
-                || (events.entries() > 0 && events.body_bytes() + bytes > bytes_max);
-            if full {
+            let Some(part) = Part::next(gateway, item, &entry) else {
+                take_entry(session);
+                continue;
+            };
+            if let What::Gap(reason) = entry.what {
+                if events.entries() == 0 {
+                    gap = Some(reason);
+                }
+                break;
+            }
+            let body = entry.body(part.group);
+            let bytes = body.len() + TARGET_SENT_BYTES_MAX * part.slice.range().len() + EVENT_SENT_BYTES_MAX;
+            if events.entries() > 0
+                && (events.entries() >= EVENTS_PER_FRAME_MAX || events.body_bytes() + bytes > bytes_max)
+            {
                 break;
             }
             if events.entries() == 0 && !first && bytes > bytes_max {
                 room = false;
                 break;
             }
-            if let What::Gap(_) = entry.what {
-                if events.entries() == 0 {
-                    gap = take_entry(session);
-                }
-                break;
+            let sent = part.name(session, item, &entry, subs, named, &mut missed);
+            if let Some(seq) = part.leave_queue(session, &entry, number, sent) {
+                events.push_encoded(seq, named, body);
+                stats.entries_sent += 1;
             }
-            let Some(item) = take_entry(session) else { break };
-            let sending = Sending { gateway, item: &item, entry };
-            sending.events(session, &self.subs, &mut missed, |event| {
-                self.stats.entries_sent += 1;
-                events.push(event);
-            });
             if !missed.is_empty() {
                 break;
             }
         }
         events.finish();
-        if let Some(item) = gap {
-            send_gap(gateway, &item, session, &self.log, &self.subs, buf);
+        if let Some(reason) = gap
+            && let Some(item) = session.queue.front()
+            && let Some(number) = item.number()
+            && let Some(entry) = log.get(number)
+            && let Some(part) = Part::next(gateway, item, &entry)
+        {
+            let sent = part.name(session, item, &entry, subs, named, &mut missed);
+            let handles = named.iter().map(|target| target.handle).collect();
+            if let Some(seq) = part.leave_queue(session, &entry, number, sent) {
+                encode_delivery(&Delivery::Gap { seq, position: entry.position, reason, handles }, buf);
+            }
         }
         if !missed.is_empty() {
             // Before anything later of theirs is sent: a position after what they miss must not be adopted.
@@ -155,109 +168,115 @@ fn take_entry(session: &mut Session) -> Option<Item> {
     Some(item)
 }
 
-/// One log entry on its way to one Gateway.
-struct Sending<'a> {
-    gateway: GatewayId,
-    item: &'a Item,
-    entry: &'a Entry,
+/// What of a log entry is sent to a Gateway in one piece: for targets that are shown the same, and not too many of them.
+struct Part {
+    group: u32,
+    slice: Slice,
+    /// Where the Gateway's targets end.
+    end: u32,
 }
 
-impl Sending<'_> {
-    fn number(&self) -> u64 {
-        match self.item {
-            Item::Live { number, .. } | Item::Replay { number, .. } => *number,
-            _ => 0,
-        }
-    }
-
-    /// The targets that are to be sent now, with their places in the entry.
-    fn targets<'a>(
-        &'a self,
-        connection: ConnectionId,
-        subs: &'a Subscriptions,
-    ) -> impl Iterator<Item = (u32, &'a crate::outbox::Target, wire::Handle)> {
-        let number = self.number();
-        let range = self.entry.slice(self.gateway).map_or(0..0, |slice| slice.range());
-        range.filter_map(move |at| {
-            let target = &self.entry.targets[at];
-            let sub = subs.get(target.sub)?;
-            let binding = sub.bound_in(connection)?;
-            let is_for_it = match self.item {
-                Item::Replay { subs, .. } => subs.binary_search(&target.sub).is_ok(),
-                _ => binding.from <= number,
-            };
-            (is_for_it && sub.skip_before <= number).then_some((at as u32, target, binding.handle))
-        })
-    }
-
-    /// One event for each image that is shown.
-    fn events(
-        &self,
-        session: &mut Session,
-        subs: &Subscriptions,
-        missed: &mut Vec<SubId>,
-        mut push: impl FnMut(&EventEntryRef<'_>),
-    ) {
-        let What::Event { operation, groups } = &self.entry.what else { return };
-        let mut bytes = if let Item::Live { bytes, .. } = self.item { *bytes } else { 0 };
-        let mut targets = self.targets(session.connection, subs).peekable();
-        while let Some((_, target, _)) = targets.peek() {
-            let at = target.group;
-            let mut sent: Vec<u32> = Vec::new();
-            let mut named: SmallVec<[Target; 8]> = SmallVec::new();
-            while let Some((place, target, handle)) = targets.next_if(|(_, target, _)| target.group == at) {
-                if target.certainty == Certainty::Unverified && !session.can_verify {
-                    // It was matched for a session that could verify, and this one can't.
-                    missed.push(target.sub);
-                    continue;
-                }
-                sent.push(place);
-                named.push(Target { handle, transition: target.transition, certainty: target.certainty });
+impl Part {
+    /// The next part of this item. None where there is nothing more.
+    fn next(gateway: GatewayId, item: &Item, entry: &EntryRef<'_>) -> Option<Self> {
+        let Slice { start, end } = match item {
+            Item::Live { start, end, .. } => Slice { start: *start, end: *end },
+            Item::Replay { start, .. } => {
+                let slice = entry.slice(gateway)?;
+                Slice { start: slice.start.max(*start), end: slice.end }
             }
-            let Some(group) = groups.get(at as usize).filter(|_| !sent.is_empty()) else { continue };
-            let seq = session.next_seq();
-            push(&EventEntryRef {
-                seq,
-                id: self.entry.position,
-                operation: *operation,
-                tenant: &group.tenant,
-                collection: &group.collection,
-                document_id: &group.document_id,
-                targets: &named,
-                document: &group.document,
-            });
-            // All bytes of the entry go with its first event: they are given back once that is done.
-            let bytes = std::mem::take(&mut bytes);
-            session.in_flight_bytes += bytes;
-            session.in_flight.push_back(InFlight {
-                seq,
-                bytes,
-                sent: Sent::Entry { number: self.number(), targets: sent.into() },
-            });
+            _ => return None,
+        };
+        let targets = entry.targets.get(start as usize..end as usize)?;
+        let group = targets.first()?.group();
+        let len = match entry.groups() {
+            0 | 1 => targets.len(),
+            _ => targets.partition_point(|target| target.group() == group),
+        };
+        let len = len.min(TARGETS_PER_EVENT_MAX) as u32;
+        Some(Self { group, slice: Slice { start, end: start + len }, end })
+    }
+
+    /// Names the targets that are to be sent now. Gives their places.
+    fn name(
+        &self,
+        session: &Session,
+        item: &Item,
+        entry: &EntryRef<'_>,
+        subs: &Subscriptions,
+        named: &mut Vec<Target>,
+        missed: &mut Vec<SubId>,
+    ) -> Places {
+        named.clear();
+        let mut sent = Places::default();
+        let Some(number) = item.number() else { return sent };
+        let again = if let Item::Replay { subs, .. } = item { Some(subs) } else { None };
+        for (at, target) in (self.slice.start..).zip(&entry.targets[self.slice.range()]) {
+            let Some(sub) = subs.get(target.sub) else { continue };
+            let Some(binding) = sub.bound_in(session.connection) else { continue };
+            let is_for_it = match again {
+                Some(subs) => subs.binary_search(&target.sub).is_ok(),
+                None => binding.from <= number,
+            };
+            if !is_for_it || sub.skip_before > number {
+                continue;
+            }
+            let (transition, certainty) = (target.transition(), target.certainty());
+            if certainty == Certainty::Unverified && !session.can_verify {
+                // It was matched for a session that could verify, and this one can't.
+                missed.push(target.sub);
+                continue;
+            }
+            sent.push(at);
+            named.push(Target { handle: binding.handle, transition, certainty });
         }
+        sent
+    }
+
+    /// Takes this part off the front of the queue, and what is sent of it into flight under the `seq` that this gives.
+    fn leave_queue(&self, session: &mut Session, entry: &EntryRef<'_>, number: u64, sent: Places) -> Option<u64> {
+        let seq = (!sent.is_empty()).then(|| session.next_seq());
+        // All bytes of the entry go with its first event: they are given back once that is done.
+        let mut bytes = 0;
+        if let Some(Item::Live { bytes: waiting, .. }) = session.queue.front_mut()
+            && (seq.is_some() || self.slice.end == self.end)
+        {
+            bytes = std::mem::take(waiting);
+            session.waiting_bytes -= bytes;
+        }
+        if self.slice.end == self.end {
+            session.queue.pop_front();
+        } else {
+            match session.queue.front_mut() {
+                Some(Item::Live { start, .. }) => *start = self.slice.end,
+                Some(Item::Replay { start, subs, .. }) => {
+                    *start = self.slice.end;
+                    // Should the entry leave the log before the rest is sent, then only the rest has missed it.
+                    let rest = &entry.targets[self.slice.end as usize..self.end as usize];
+                    let mut rest: Vec<SubId> =
+                        rest.iter().map(|target| target.sub).filter(|sub| subs.binary_search(sub).is_ok()).collect();
+                    rest.sort_unstable();
+                    *subs = rest.into();
+                }
+                _ => debug_assert!(false, "a log entry was sent that isn't in front"),
+            }
+        }
+        let seq = seq?;
+        session.in_flight_bytes += bytes;
+        session.in_flight.push_back(InFlight { seq, bytes, sent: Sent::Entry { number, targets: sent } });
+        Some(seq)
     }
 }
 
-fn send_gap(
-    gateway: GatewayId,
-    item: &Item,
-    session: &mut Session,
-    log: &Log,
-    subs: &Subscriptions,
-    buf: &mut BytesMut,
-) {
-    let (Item::Live { number, .. } | Item::Replay { number, .. }) = item else { return };
-    let Some(entry) = log.get(*number) else { return };
-    let What::Gap(reason) = entry.what else { return };
-    let sending = Sending { gateway, item, entry };
-    let (sent, handles): (Vec<u32>, Vec<wire::Handle>) =
-        sending.targets(session.connection, subs).map(|(at, _, handle)| (at, handle)).unzip();
-    if handles.is_empty() {
-        return;
-    }
-    let seq = session.next_seq();
-    encode_delivery(&Delivery::Gap { seq, position: entry.position, reason, handles }, buf);
-    let bytes = if let Item::Live { bytes, .. } = item { *bytes } else { 0 };
-    session.in_flight_bytes += bytes;
-    session.in_flight.push_back(InFlight { seq, bytes, sent: Sent::Entry { number: *number, targets: sent.into() } });
-}
+/// Targets of one event, or of one gap. More go into several: each is a body of its own, which must fit into a frame with two
+/// documents of the source's largest size.
+const TARGETS_PER_EVENT_MAX: usize = if cfg!(test) { 1_000 } else { 1 << 20 };
+/// A handle, a transition and a certainty.
+const TARGET_SENT_BYTES_MAX: usize = 7;
+/// Length, `seq` and the number of targets.
+const EVENT_SENT_BYTES_MAX: usize = 22;
+
+const _: () = assert!(
+    TARGETS_PER_EVENT_MAX * TARGET_SENT_BYTES_MAX + (16 << 20) + (1 << 20) <= MAX_FRAME_BODY_BYTES,
+    "an event's document is at most 16 MiB, and its names fit into another one"
+);

@@ -173,13 +173,13 @@ impl Shard {
                 }
                 if positions.covers(&entry.position) {
                     settled.push(Settle { number, target: at as u32 });
-                } else if !target.settled || !positions.is_empty() {
+                } else if !target.settled() || !positions.is_empty() {
                     again.push(target.sub);
                 }
             }
             if !again.is_empty() {
                 again.sort_unstable();
-                items.push(Item::Replay { number, subs: again.into() });
+                items.push(Item::Replay { number, start: 0, subs: again.into() });
             }
         }
         settled.into_iter().for_each(|settle| self.settle(settle));
@@ -231,7 +231,7 @@ impl Shard {
                 let Some(slice) = entry.slice(gateway) else { continue };
                 for at in slice.range() {
                     let target = &entry.targets[at];
-                    if !target.settled && subs.binary_search(&target.sub).is_ok() {
+                    if !target.settled() && subs.binary_search(&target.sub).is_ok() {
                         settled.push(Settle { number, target: at as u32 });
                         left -= 1;
                     }
@@ -251,7 +251,7 @@ impl Shard {
         known.cleared = self.log.next();
         for &number in known.log.range(start..) {
             let owed = self.log.get(number).filter(|entry| entry.unsettled > 0).is_some_and(|entry| {
-                entry.slice(gateway).is_some_and(|slice| entry.targets[slice.range()].iter().any(|t| !t.settled))
+                entry.slice(gateway).is_some_and(|slice| entry.targets[slice.range()].iter().any(|t| !t.settled()))
             });
             if owed {
                 known.cleared = number;

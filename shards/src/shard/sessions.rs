@@ -3,8 +3,7 @@
 use wire::{Ack, ErrorCode, Welcome};
 
 use super::Shard;
-use crate::outbox::Settle;
-use crate::session::{InFlight, Item, Sent, Session, Waiting};
+use crate::session::{Item, Sent, Session, Waiting};
 use crate::subscription::GatewayId;
 use crate::{ConnectionId, Output};
 
@@ -95,13 +94,7 @@ impl Shard {
             self.refuse(gateway, ErrorCode::ProtocolViolation, bad.to_string(), out);
             return;
         }
-        while let Some(InFlight { sent, .. }) = self.gateways.session_mut(gateway).and_then(Session::pop_done) {
-            let Sent::Entry { number, targets } = sent else { continue };
-            for target in targets {
-                self.stats.acked += 1;
-                self.settle(Settle { number, target });
-            }
-        }
+        self.settle_done(gateway);
     }
 
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {

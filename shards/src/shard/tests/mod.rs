@@ -4,6 +4,7 @@ mod chaos;
 mod continuity;
 mod delivering;
 mod lives;
+mod many;
 mod registering;
 mod world;
 
