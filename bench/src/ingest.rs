@@ -106,6 +106,11 @@ pub(crate) fn core(mapping: Arc<Mapping>, shards: u16) -> IngestCore {
     core
 }
 
+/// What a shard with these keys publishes.
+pub(crate) fn filter_of(keys: impl IntoIterator<Item = FilterKey>) -> Arc<FilterSnapshot> {
+    Arc::new(FilterSnapshot::of(1, keys))
+}
+
 struct Ingest {
     mapping: Arc<Mapping>,
     events: Vec<Bytes>,
@@ -122,7 +127,7 @@ impl Ingest {
         if watched {
             places.push(PlaceHash::of(TENANT, COLLECTION));
         }
-        let filter = Arc::new(FilterSnapshot::of(1, places.into_iter().map(FilterKey::place)));
+        let filter = filter_of(places.into_iter().map(FilterKey::place));
         Self { core: core(mapping.clone(), SHARDS), mapping, events: batch(events), filter, out: Vec::new() }
     }
 }

@@ -6,11 +6,14 @@
 //! - Every round does the same work: what a round leaves behind has come to rest before the first one is measured.
 //! - Time is that of the thread's own work. On a machine that does other things too, the wall clock tells of those.
 
+pub mod compare;
 pub mod heap;
+pub mod indexes;
 pub mod ingest;
 pub mod measure;
 pub mod predicates;
 pub mod ring;
+mod served;
 pub mod shard;
 
 /// A part of the node at work.
@@ -42,7 +45,7 @@ impl Named {
 
 /// All of them.
 pub fn scenarios() -> Vec<Named> {
-    [ingest::scenarios(), shard::scenarios(), ring::scenarios(), predicates::scenarios()]
+    [ingest::scenarios(), indexes::scenarios(), shard::scenarios(), ring::scenarios(), predicates::scenarios()]
         .into_iter()
         .flatten()
         .collect()

@@ -2,32 +2,21 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
-use predicate::{Mapping, Predicate, Source};
-use shards::{
-    Admission, BackendConfig, Change, ConnectionId, FromIngest, Input, Millis, Output, Shard, ShardConfig, ShardStats,
-};
-use wire::{
-    Ack, Decoder, Delivery, Epoch, MAX_BODY_BYTES, Positions, Request, RequestId, ShardAddress, SlotTable,
-    SubscribeItem, SubscriptionKey,
-};
+use predicate::Mapping;
+use shards::{Change, FromIngest, ShardStats};
+use wire::{Positions, SubscribeItem, SubscriptionKey};
 use workload::{EventFactory, EventOptions, Generator, Preset, Profile, Write, WriteKind};
 
 use crate::{
     Named, Scenario,
-    ingest::{BACKEND, COLLECTION, LINEAGE, TENANT, batch, core, message},
+    ingest::{COLLECTION, TENANT, batch, core, message},
+    served::{CHANGES, LOG_EVENTS, Served, compiled, config},
 };
 
-/// Changes of a round: what a shard takes from its ring at once.
-const CHANGES: usize = 256;
 const TEMPLATES: usize = 2_048;
 /// A prime, so that a round is a fair sample of the templates, and all of them have their turn.
 const STRIDE: usize = 797;
 const GATEWAYS: usize = 2;
-/// Entries of the log: few, so that it is soon full and every change pushes another one out, as it does in a node after a while.
-const LOG_EVENTS: usize = 4_096;
-/// Bytes of one write to a delivery stream.
-const WRITE_BYTES: usize = 64 << 10;
 
 pub fn scenarios() -> Vec<Named> {
     vec![
@@ -109,111 +98,41 @@ fn mixed(generator: &Generator) -> Vec<Vec<u8>> {
     (0..TEMPLATES).map(|_| factory.apply(&writer.next())).collect()
 }
 
-struct Gateway {
-    connection: ConnectionId,
-    decoder: Decoder<Delivery>,
-    written: BytesMut,
-}
-
 /// A shard with its Gateways, which are done with all that a round brought them before the next one.
 struct Work {
-    shard: Shard,
-    gateways: Vec<Gateway>,
+    served: Served,
     templates: Vec<Change>,
     next_template: usize,
-    time: u64,
     changes: Vec<FromIngest>,
-    out: Vec<Output>,
-    ready: Vec<ConnectionId>,
     started: ShardStats,
 }
 
 impl Work {
     fn new(items: &[Item], events: &[Vec<u8>]) -> Self {
-        let slots = SlotTable { shards: 1 };
-        let address = ShardAddress { partition: 0, address: "127.0.0.1:7400".into() };
-        let mut config = ShardConfig::new(0, slots, vec![address], Epoch(1));
-        config.backends = vec![BackendConfig { id: BACKEND, before_images: true }];
-        config.log_events_max = LOG_EVENTS;
-        config.hash_seed = 7;
+        let config = config(true);
         let mapping = config.mapping.clone();
+        let mut served = Served::new(config, GATEWAYS);
+        for gateway in 0..GATEWAYS {
+            let mine = items.iter().filter(|(of, _)| *of == gateway).map(|(_, item)| item.clone()).collect();
+            served.subscribe(gateway, mine, |_, item| compiled(item, &mapping));
+        }
+        served.go_live();
+        assert_eq!(served.stats().subscriptions, items.len() as u64, "all of them were taken");
         let mut work = Self {
-            shard: Shard::new(config, Millis(0)),
-            gateways: Vec::new(),
+            served,
             templates: templates(events),
             next_template: 0,
-            time: 1,
             changes: Vec::new(),
-            out: Vec::new(),
-            ready: Vec::new(),
             started: ShardStats::default(),
         };
-        let compile = |item: &SubscribeItem| {
-            let source = Source { filters: &item.filters, expr: &item.expr };
-            let predicate = Predicate::compile(source, &mapping).expect("generated subscriptions compile");
-            Ok(Admission { predicate: Arc::new(predicate) })
-        };
-        for gateway in 0..GATEWAYS {
-            let connection = ConnectionId(gateway as u64 + 1);
-            let mine = items.iter().filter(|(of, _)| *of == gateway).map(|(_, item)| item.clone()).collect();
-            let gateway = format!("gateway-{gateway}");
-            work.input(Input::Hello { connection, gateway, can_verify: true });
-            let request = Request::Subscribe { request: RequestId(1), items: mine };
-            for asked in work.input(Input::Request { connection, request }) {
-                if let Output::Admit { ticket, items, .. } = asked {
-                    let results = items.iter().map(compile).collect();
-                    work.input(Input::Admitted { ticket, results });
-                }
-            }
-            work.input(Input::Request { connection, request: Request::SyncDone { request: RequestId(2) } });
-            let decoder = Decoder::new(MAX_BODY_BYTES);
-            work.gateways.push(Gateway { connection, decoder, written: BytesMut::new() });
-        }
-        let version = work.shard.take_filter().expect("subscriptions have come").version;
-        let start = wire::Position { backend: BACKEND, lineage: LINEAGE, time: 1, k: 1 };
-        let positions = [start].into_iter().collect();
-        work.input(Input::Ingest(FromIngest::FilterSeen { version, positions }));
-        let stats = work.shard.stats();
-        assert_eq!((stats.subscriptions, stats.subscriptions_pending), (items.len() as u64, 0), "all of them are live");
         // Until the log is full, or all that there is has come by twice.
         for _ in 0..(2 * TEMPLATES.max(LOG_EVENTS)).div_ceil(CHANGES) {
             work.prepare();
             work.round();
         }
         work.prepare();
-        work.started = work.shard.stats();
+        work.started = work.served.stats();
         work
-    }
-
-    fn input(&mut self, input: Input) -> Vec<Output> {
-        let mut out = Vec::new();
-        self.shard.handle(input, Millis(0), &mut out);
-        for output in &out {
-            if let Output::Ready { connection } = output {
-                self.ready.push(*connection);
-            }
-        }
-        out
-    }
-
-    /// What the Gateways were sent is done.
-    fn acknowledge(&mut self) {
-        for gateway in 0..self.gateways.len() {
-            let Gateway { connection, decoder, written } = &mut self.gateways[gateway];
-            let connection = *connection;
-            decoder.feed(&written.split());
-            let mut last_seq = None;
-            while let Some(message) = decoder.next().expect("what a shard writes can be read") {
-                match message {
-                    Delivery::Events(entries) => last_seq = entries.last().map(|entry| entry.seq),
-                    Delivery::Bound(_) => {}
-                    other => panic!("nothing should go wrong here: {other:?}"),
-                }
-            }
-            if let Some(seq) = last_seq {
-                self.input(Input::Ack { connection, ack: Ack { received: seq, done: seq } });
-            }
-        }
     }
 }
 
@@ -233,31 +152,18 @@ fn templates(events: &[Vec<u8>]) -> Vec<Change> {
 
 impl Scenario for Work {
     fn prepare(&mut self) {
-        self.acknowledge();
+        self.served.acknowledge(|_, _| {});
         self.changes.clear();
         for _ in 0..CHANGES {
-            self.time += 1;
             let mut change = self.templates[self.next_template].clone();
-            change.position.time = self.time;
+            change.position = self.served.next_position();
             self.changes.push(FromIngest::Change(Arc::new(change)));
             self.next_template = (self.next_template + STRIDE) % self.templates.len();
         }
     }
 
     fn round(&mut self) {
-        for change in self.changes.drain(..) {
-            self.shard.handle(Input::Ingest(change), Millis(0), &mut self.out);
-        }
-        for output in self.out.drain(..) {
-            if let Output::Ready { connection } = output {
-                self.ready.push(connection);
-            }
-        }
-        for connection in self.ready.drain(..) {
-            let gateway = self.gateways.iter_mut().find(|gateway| gateway.connection == connection);
-            let written = &mut gateway.expect("a connection is a Gateway's").written;
-            while self.shard.fill(connection, Millis(0), WRITE_BYTES, written) > 0 {}
-        }
+        self.served.work(self.changes.drain(..));
     }
 
     fn units(&self) -> u64 {
@@ -265,7 +171,7 @@ impl Scenario for Work {
     }
 
     fn describe(&self) -> String {
-        let (then, now) = (&self.started, self.shard.stats());
+        let (then, now) = (&self.started, self.served.stats());
         let events = (now.events - then.events) as f64;
         let each = |now: u64, then: u64| (now - then) as f64 / events;
         format!(

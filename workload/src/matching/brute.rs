@@ -80,7 +80,11 @@ fn decoded(document: &[u8]) -> Document {
     Document::from_reader(document).expect("a generated document is BSON")
 }
 
-fn values(document: &[u8]) -> [Datum; FIELDS.len()] {
+/// The values of a generated document.
+///
+/// # Panics
+/// When it is none.
+pub fn values(document: &[u8]) -> [Datum; FIELDS.len()] {
     let document = decoded(document);
     let value = |field: usize| match document.get(Field(field as u8).name()) {
         Some(Bson::String(text)) => Datum::Text(text.as_str().into()),

@@ -30,7 +30,7 @@ use bson::{RawBsonRef, RawDocumentBuf, raw::CStr};
 
 use self::draw::{Draw, Stream, Zipf};
 pub use self::{
-    brute::{Answer, confirm, expected},
+    brute::{Answer, confirm, expected, values},
     shape::{Bound, Condition, Datum, FIELDS, Field, PREFIX_BYTES, Shape, Test, ends, list, quoted},
 };
 
