@@ -36,7 +36,7 @@ use crate::outbox::{Log, LogLimits, Marks};
 use crate::session::Item;
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
 use crate::subscription::{GatewayId, SubId, Subscriptions};
-use crate::{ConnectionId, FilterSnapshot, Input, Millis, Output, Ticket};
+use crate::{ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, Ticket};
 
 #[derive(Debug)]
 pub struct Shard {
@@ -81,7 +81,7 @@ impl Shard {
         let limits = LogLimits { bytes_max: config.log_bytes_max, events_max: config.log_events_max };
         Self {
             index: Index::new(config.mapping.clone(), config.hash_seed),
-            filter: Filter::new(),
+            filter: Filter::new(config.filter, config.hash_seed),
             filter_seen: 0,
             subs: Subscriptions::default(),
             pending: Vec::new(),
@@ -118,6 +118,7 @@ impl Shard {
             Input::Disconnected { connection } => self.on_disconnected(connection, out),
             Input::Admitted { ticket, results } => self.on_admitted(ticket, results, out),
             Input::Command(command) => self.on_command(command, out),
+            Input::FilterBuilt(built) => self.filter.built(built, self.time),
             Input::GoAway { within_ms } => self.on_go_away(within_ms, out),
             Input::Tick => self.on_tick(out),
         }
@@ -134,6 +135,12 @@ impl Shard {
         self.filter.take()
     }
 
+    /// Does the next slice of what the filter has to do beside answering. To be called after each slice of work, and again at once after
+    /// [`FilterStep::More`]. What is to be built is run on another thread, and its result given back as [`Input::FilterBuilt`].
+    pub fn step_filter(&mut self) -> FilterStep {
+        self.filter.step(self.time)
+    }
+
     /// What the registration barrier after a restart waits for.
     pub fn sync_state(&self) -> SyncState {
         self.sync.clone()
@@ -145,6 +152,7 @@ impl Shard {
     }
 
     pub fn stats(&self) -> ShardStats {
+        let filter = self.filter.counts();
         ShardStats {
             sessions: self.connections.len() as u64,
             gateways: self.gateways.len() as u64,
@@ -155,6 +163,13 @@ impl Shard {
             log_unsettled: self.log.unsettled_entries() as u64,
             filter_keys: self.filter.len() as u64,
             filter_version: self.filter.version(),
+            filter_delta_keys: filter.delta,
+            filter_base_bytes: filter.base_bytes,
+            filter_everything: u64::from(filter.everything),
+            filter_false_positives: filter.false_positives,
+            filter_stale: filter.stale,
+            filter_builds: filter.builds,
+            filter_builds_failed: filter.builds_failed,
             ..self.stats
         }
     }

@@ -250,8 +250,10 @@ impl Filter {
         }
     }
 
-    /// Takes note of a change that came through; `claimed` when a subscription was at least a candidate for it.
-    pub(crate) fn passed(&mut self, change: &Change, claimed: bool) {
+    /// Takes note of a change that came through. `has_watchers`: there are subscriptions to its collections, be it to other documents
+    /// than this one.
+    pub(crate) fn passed(&mut self, change: &Change, has_watchers: bool) {
+        let claimed = has_watchers && self.documents_since.is_none();
         // Nobody asks a filter about a delete whose collection is unknown.
         let place = match (&change.after, &change.before, &change.bare) {
             (Some(image), ..) | (None, Some(image), _) => image.place,

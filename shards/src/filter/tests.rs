@@ -193,8 +193,11 @@ fn who_watches_a_document_watches_its_changes() {
     filter.passed(&watched, false);
     assert_eq!(filter.counts.false_positives, 1);
     filter.add(FilterKey::of_stored_id(&watched.key).unwrap());
-    filter.passed(&watched, false);
+    filter.passed(&watched, true);
     assert_eq!(filter.counts.false_positives, 1);
+    let other = Change { key: predicate::stored_id(bson::RawBsonRef::String("other")).into(), ..watched };
+    filter.passed(&other, true);
+    assert_eq!(filter.counts.false_positives, 2);
 }
 
 #[test]

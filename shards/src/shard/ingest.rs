@@ -140,8 +140,9 @@ impl Shard {
             return;
         }
         let hits = &batch.matched.hits[batch.hits_of(at)];
-        let MatchCounts { candidates, errors, over_budget, bad_documents, bare_without_tenant, .. } =
+        let MatchCounts { candidates, errors, over_budget, bad_documents, bare_without_tenant, is_watched } =
             batch.matched.ends[at].1;
+        self.filter.passed(change, is_watched);
         self.stats.candidates += candidates;
         self.stats.evaluation_errors += errors;
         self.stats.evaluations_over_budget += over_budget;
