@@ -10,7 +10,7 @@ use crate::mapping::Mapping;
 use crate::number::is_nan;
 use crate::path::Path;
 use crate::plan::{self, AnchorTest, Offer, Range, order_key};
-use crate::value::{CanonicalBytes, Value, compare, equal, write_canonical};
+use crate::value::{CanonicalBytes, Held, Value, compare, equal, write_canonical};
 use crate::{Budget, CompileError};
 
 /// Bytes of the JSON text.
@@ -66,14 +66,14 @@ pub(crate) struct Filter {
 
 #[derive(Debug)]
 pub(crate) enum Check {
-    Equal(RawBson),
-    NotEqual(RawBson),
-    Order(Op, RawBson),
-    In(Members),
-    NotIn(Members),
-    Contains(RawBson),
-    ContainsAny(Members),
-    StartsWith(String),
+    Equal(Held),
+    NotEqual(Held),
+    Order(Op, Held),
+    In(Box<Members>),
+    NotIn(Box<Members>),
+    Contains(Held),
+    ContainsAny(Box<Members>),
+    StartsWith(Box<str>),
 }
 
 /// The list of `in` and its kin.
@@ -131,9 +131,9 @@ impl Filter {
     /// The same for the value at the path.
     pub(crate) fn holds_for(&self, found: RawBsonRef<'_>, budget: &mut Budget) -> bool {
         match &self.check {
-            Check::Equal(value) => equal(found, value.as_raw_bson_ref()),
-            Check::NotEqual(value) => !equal(found, value.as_raw_bson_ref()),
-            Check::Order(op, value) => compare(found, value.as_raw_bson_ref()).is_some_and(|order| match op {
+            Check::Equal(value) => equal(found, value.as_raw()),
+            Check::NotEqual(value) => !equal(found, value.as_raw()),
+            Check::Order(op, value) => compare(found, value.as_raw()).is_some_and(|order| match op {
                 Op::Gt => order.is_gt(),
                 Op::Ge => order.is_ge(),
                 Op::Lt => order.is_lt(),
@@ -141,11 +141,11 @@ impl Filter {
             }),
             Check::In(members) => members.contain(found, budget),
             Check::NotIn(members) => !members.contain(found, budget),
-            Check::Contains(value) => any_element(found, budget, |element, _| equal(element, value.as_raw_bson_ref())),
+            Check::Contains(value) => any_element(found, budget, |element, _| equal(element, value.as_raw())),
             Check::ContainsAny(members) => {
                 any_element(found, budget, |element, budget| members.contain(element, budget))
             }
-            Check::StartsWith(prefix) => found.as_str().is_some_and(|text| text.starts_with(prefix.as_str())),
+            Check::StartsWith(prefix) => found.as_str().is_some_and(|text| text.starts_with(&**prefix)),
         }
     }
 
@@ -153,11 +153,11 @@ impl Filter {
     pub(crate) fn offer(&self) -> Option<Offer> {
         let path = &self.path;
         match &self.check {
-            Check::Equal(value) => plan::equality(path, value.as_raw_bson_ref(), AnchorTest::Equal),
+            Check::Equal(value) => plan::equality(path, value.as_raw(), AnchorTest::Equal),
             Check::In(members) => members.offer(path, AnchorTest::Equal),
-            Check::Contains(value) => plan::equality(path, value.as_raw_bson_ref(), AnchorTest::Element),
+            Check::Contains(value) => plan::equality(path, value.as_raw(), AnchorTest::Element),
             Check::ContainsAny(members) => members.offer(path, AnchorTest::Element),
-            Check::Order(op, value) => Some(match order_key(value.as_raw_bson_ref()) {
+            Check::Order(op, value) => Some(match order_key(value.as_raw()) {
                 Some((order, key)) => {
                     let above = matches!(op, Op::Gt | Op::Ge);
                     let range = Range { order, lower: above.then_some(key), upper: (!above).then_some(key) };
@@ -166,7 +166,7 @@ impl Filter {
                 None => Offer::never(),
             }),
             Check::StartsWith(prefix) => {
-                (!prefix.is_empty()).then(|| Offer::exactly(path, AnchorTest::Prefix(prefix.as_str().into())))
+                (!prefix.is_empty()).then(|| Offer::exactly(path, AnchorTest::Prefix(prefix.clone())))
             }
             Check::NotEqual(_) | Check::NotIn(_) => None,
         }
@@ -233,7 +233,7 @@ struct Parts<'a> {
 }
 
 /// Parses and resolves the list. Empty text is the empty list.
-pub(crate) fn parse(json: &str, mapping: &Mapping) -> Result<Vec<Filter>, CompileError> {
+pub(crate) fn parse(json: &str, mapping: &Mapping) -> Result<Box<[Filter]>, CompileError> {
     let whole = |what: String| {
         let what = shortened(&what, WHAT_SHOWN_MAX);
         CompileError::InvalidFilter { index: None, field: None, op: None, what }
@@ -242,7 +242,7 @@ pub(crate) fn parse(json: &str, mapping: &Mapping) -> Result<Vec<Filter>, Compil
         return Err(whole(format!("{} bytes of filters; at most {FILTERS_BYTES_MAX} are allowed", json.len())));
     }
     if json.trim().is_empty() {
-        return Ok(Vec::new());
+        return Ok(Box::default());
     }
     let items: Vec<&RawValue> = serde_json::from_str(json)
         .map_err(|error| whole(format!("expected a JSON list of {{field, op, value}}: {error}")))?;
@@ -267,23 +267,24 @@ fn parse_one(index: usize, json: &str, mapping: &Mapping) -> Result<Filter, Comp
 
 fn check_of(op: Op, value: Bson) -> Result<Check, String> {
     let raw = |value: Bson| RawBson::try_from(value).map_err(|error| format!("bad value: {error}"));
+    let held = |value: Bson| raw(value).map(Held::from);
     let members = |value: Bson| match value {
         Bson::Array(items) if items.len() > LIST_MAX => {
             Err(format!("{} values in the list; at most {LIST_MAX} are allowed", items.len()))
         }
-        Bson::Array(items) => Ok(Members::new(items.into_iter().map(raw).collect::<Result<_, _>>()?)),
+        Bson::Array(items) => Ok(Box::new(Members::new(items.into_iter().map(raw).collect::<Result<_, _>>()?))),
         _ => Err("expected a list of values".to_owned()),
     };
     Ok(match op {
-        Op::Eq => Check::Equal(raw(value)?),
-        Op::Ne => Check::NotEqual(raw(value)?),
-        Op::Gt | Op::Ge | Op::Lt | Op::Le => Check::Order(op, raw(value)?),
+        Op::Eq => Check::Equal(held(value)?),
+        Op::Ne => Check::NotEqual(held(value)?),
+        Op::Gt | Op::Ge | Op::Lt | Op::Le => Check::Order(op, held(value)?),
         Op::In => Check::In(members(value)?),
         Op::NotIn => Check::NotIn(members(value)?),
-        Op::Contains => Check::Contains(raw(value)?),
+        Op::Contains => Check::Contains(held(value)?),
         Op::ContainsAny => Check::ContainsAny(members(value)?),
         Op::StartsWith => match value {
-            Bson::String(prefix) => Check::StartsWith(prefix),
+            Bson::String(prefix) => Check::StartsWith(prefix.into()),
             _ => return Err("expected a string".into()),
         },
     })

@@ -19,6 +19,8 @@ mod path;
 mod plan;
 mod value;
 
+use std::sync::OnceLock;
+
 use bson::{RawBsonRef, RawDocument};
 
 pub use cel::{interpreter_panics, limits};
@@ -92,10 +94,11 @@ fn filter_message(index: Option<usize>, field: Option<&str>, op: Option<&str>, w
 /// A compiled source. Cheap to share, it never changes.
 #[derive(Debug)]
 pub struct Predicate {
-    filters: Vec<Filter>,
+    filters: Box<[Filter]>,
     expression: Option<Box<Expression>>,
-    equalities: Vec<(Path, Value)>,
-    document_id: Option<Value>,
+    document_id: Option<Box<Value>>,
+    /// Made when they are first asked for: a node has millions of predicates, and asks few of them.
+    equalities: OnceLock<Box<[(Path, Value)]>>,
 }
 
 // A predicate is compiled on one thread and evaluated on others.
@@ -182,18 +185,18 @@ impl Predicate {
             "" => None,
             expr => Some(Box::new(Expression::compile(expr, mapping, native)?)),
         };
-        let mut predicate = Predicate { filters, expression, equalities: Vec::new(), document_id: None };
-        for way in predicate.ways() {
-            let Need::One(Anchor { path, test: AnchorTest::Equal(value) }) = way.need else { continue };
-            let equality = (path, value);
-            if !predicate.equalities.contains(&equality) {
-                predicate.equalities.push(equality);
-            }
-        }
+        let mut predicate = Predicate { filters, expression, document_id: None, equalities: OnceLock::new() };
         let id_path = mapping.id_path();
-        let id = predicate.equalities.iter().find(|(path, _)| *path == id_path);
-        predicate.document_id = id.map(|(_, value)| value.clone());
+        let id = predicate.find_equalities().find(|(path, _)| *path == id_path);
+        predicate.document_id = id.map(|(_, value)| Box::new(value));
         Ok(predicate)
+    }
+
+    fn find_equalities(&self) -> impl Iterator<Item = (Path, Value)> {
+        self.ways().into_iter().filter_map(|way| match way.need {
+            Need::One(Anchor { path, test: AnchorTest::Equal(value) }) => Some((path, value)),
+            _ => None,
+        })
     }
 
     /// The ways to find it in an index, made anew at each call. None: a document that it holds for need not have anything that can be
@@ -243,12 +246,20 @@ impl Predicate {
 
     /// The document this predicate is bound to, when it holds for at most one document: the value that the document id must equal.
     pub fn document_id(&self) -> Option<&Value> {
-        self.document_id.as_ref()
+        self.document_id.as_deref()
     }
 
     /// Equalities that must all hold (from filters and from native CEL): candidates for an index anchor.
     pub fn equalities(&self) -> &[(Path, Value)] {
-        &self.equalities
+        self.equalities.get_or_init(|| {
+            let mut equalities = Vec::new();
+            for equality in self.find_equalities() {
+                if !equalities.contains(&equality) {
+                    equalities.push(equality);
+                }
+            }
+            equalities.into()
+        })
     }
 
     /// True when the predicate has nothing to check (no filters, no expression).

@@ -1,6 +1,8 @@
 //! Logical fields, resolved through the mapping to where they stand in an image.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument};
@@ -16,16 +18,23 @@ pub const PATH_BYTES_MAX: usize = 1024;
 /// A logical field, resolved through the mapping to where it stands in the image. A path walks documents only: it neither looks
 /// into arrays nor takes a number for the position in one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Path(Place);
+pub struct Path(Arc<Place>);
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 enum Place {
     /// From the root of the image, one name a level.
-    Fields(Arc<[Box<str>]>),
+    Fields(Box<[Box<str>]>),
     /// The document id of a nested layout, which is computed.
-    NestedId(Arc<NestedId>),
+    NestedId(NestedId),
     /// A field within the computed document id, which is a string and has none.
     Nowhere,
+}
+
+/// Places that a thread has made last, in slots by their hash: millions of predicates look at few fields, and share them.
+const SHARED_PLACES: usize = 256;
+
+thread_local! {
+    static SHARED: RefCell<Vec<Option<Arc<Place>>>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -38,7 +47,7 @@ struct NestedId {
 impl Path {
     /// The value at this path in an image, or None when missing.
     pub fn get<'a>(&self, image: &'a RawDocument) -> Option<RawBsonRef<'a>> {
-        match &self.0 {
+        match &*self.0 {
             Place::Fields(names) => walk(image, names),
             Place::NestedId(id) => nested_id(image, &id.data, &id.id, &id.full_path).map(RawBsonRef::String),
             Place::Nowhere => None,
@@ -48,7 +57,7 @@ impl Path {
     /// The names from the root of the image down to the value. None for the document id of a nested layout, which is computed, and for
     /// what is below it, where nothing is (no anchor has such a path).
     pub fn fields(&self) -> Option<&[Box<str>]> {
-        match &self.0 {
+        match &*self.0 {
             Place::Fields(names) => Some(names),
             Place::NestedId(_) | Place::Nowhere => None,
         }
@@ -56,33 +65,47 @@ impl Path {
 
     /// Whether it is the document id of a nested layout, which is computed: always a string, or missing.
     pub fn is_computed_id(&self) -> bool {
-        matches!(self.0, Place::NestedId(_))
+        matches!(*self.0, Place::NestedId(_))
     }
 
     pub(crate) fn of_fields<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
-        Path(Place::Fields(names.into_iter().map(Box::from).collect()))
+        Path::shared(Place::Fields(names.into_iter().map(Box::from).collect()))
     }
 
     pub(crate) fn of_nested_id(nested: &Nested) -> Path {
-        Path(Place::NestedId(Arc::new(NestedId {
+        Path::shared(Place::NestedId(NestedId {
             data: nested.data.as_str().into(),
             id: nested.id.as_str().into(),
             full_path: nested.full_path.as_str().into(),
-        })))
+        }))
     }
 
     pub(crate) fn nowhere() -> Path {
-        Path(Place::Nowhere)
+        Path::shared(Place::Nowhere)
+    }
+
+    fn shared(place: Place) -> Path {
+        let mut hasher = DefaultHasher::new();
+        place.hash(&mut hasher);
+        SHARED.with_borrow_mut(|known| {
+            known.resize_with(SHARED_PLACES, || None);
+            // The remainder is below the number of slots.
+            let slot = &mut known[(hasher.finish() % SHARED_PLACES as u64) as usize];
+            match slot {
+                Some(known) if **known == place => Path(Arc::clone(known)),
+                _ => Path(Arc::clone(slot.insert(Arc::new(place)))),
+            }
+        })
     }
 
     /// Whether nothing is ever there.
     pub(crate) fn is_nowhere(&self) -> bool {
-        matches!(self.0, Place::Nowhere)
+        matches!(*self.0, Place::Nowhere)
     }
 
     /// Cost units of one look-up.
     pub(crate) fn cost(&self) -> u64 {
-        match &self.0 {
+        match &*self.0 {
             Place::Fields(names) => names.len() as u64,
             Place::NestedId(_) => 3,
             Place::Nowhere => 1,
@@ -92,7 +115,7 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &*self.0 {
             Place::Fields(names) => formatter.write_str(&names.join(".")),
             Place::NestedId(_) => formatter.write_str("<document id>"),
             Place::Nowhere => formatter.write_str("<nowhere>"),

@@ -7,7 +7,7 @@ use std::fmt;
 
 use bson::raw::{RawArray, RawBinaryRef};
 use bson::spec::{BinarySubtype, ElementType};
-use bson::{Decimal128, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
+use bson::{Decimal128, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
 use serde::Deserialize;
 use serde::de::value::BorrowedBytesDeserializer;
 use smallvec::SmallVec;
@@ -19,6 +19,51 @@ use crate::number::{Canonical, Number};
 /// composite types, which are no index keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value(Box<[u8]>);
+
+/// A value that a predicate compares with, in little room: most are texts and integers.
+#[derive(Debug)]
+pub(crate) enum Held {
+    Int(i64),
+    Double(f64),
+    Text(Box<str>),
+    Bool(bool),
+    Null,
+    DateTime(bson::DateTime),
+    ObjectId(bson::oid::ObjectId),
+    Other(Box<RawBson>),
+}
+
+impl Held {
+    pub(crate) fn as_raw(&self) -> RawBsonRef<'_> {
+        match self {
+            Held::Int(value) => RawBsonRef::Int64(*value),
+            Held::Double(value) => RawBsonRef::Double(*value),
+            Held::Text(text) => RawBsonRef::String(text),
+            Held::Bool(value) => RawBsonRef::Boolean(*value),
+            Held::Null => RawBsonRef::Null,
+            Held::DateTime(value) => RawBsonRef::DateTime(*value),
+            Held::ObjectId(value) => RawBsonRef::ObjectId(*value),
+            Held::Other(value) => value.as_raw_bson_ref(),
+        }
+    }
+}
+
+impl From<RawBson> for Held {
+    fn from(value: RawBson) -> Held {
+        match value {
+            // Equal to it, and ordered like it.
+            RawBson::Int32(value) => Held::Int(value.into()),
+            RawBson::Int64(value) => Held::Int(value),
+            RawBson::Double(value) => Held::Double(value),
+            RawBson::String(text) => Held::Text(text.into()),
+            RawBson::Boolean(value) => Held::Bool(value),
+            RawBson::Null => Held::Null,
+            RawBson::DateTime(value) => Held::DateTime(value),
+            RawBson::ObjectId(value) => Held::ObjectId(value),
+            other => Held::Other(Box::new(other)),
+        }
+    }
+}
 
 /// Room for the canonical bytes of most values without an allocation.
 pub type CanonicalBytes = SmallVec<[u8; 48]>;
