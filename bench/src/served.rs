@@ -123,9 +123,7 @@ impl Served {
 
     /// What a shard does of a batch: matches it, and writes the frames for all Gateways concerned.
     pub(crate) fn work(&mut self, changes: impl Iterator<Item = FromIngest>) {
-        for change in changes {
-            self.shard.handle(Input::Ingest(change), Millis(0), &mut self.out);
-        }
+        self.shard.ingest(changes, Millis(0), &mut self.out);
         for output in self.out.drain(..) {
             if let Output::Ready { connection } = output {
                 self.ready.push(connection);

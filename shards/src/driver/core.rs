@@ -4,11 +4,14 @@ use bytes::BytesMut;
 use wire::Positions;
 
 use crate::{
-    ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, Shard, ShardStats, SubscriptionCounts, SyncState,
+    ConnectionId, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, Shard, ShardStats, SubscriptionCounts,
+    SyncState,
 };
 
 pub(super) trait Core: 'static {
     fn handle(&mut self, input: Input, now: Millis, outputs: &mut Vec<Output>);
+    /// Items that came through the ring together. Leaves none.
+    fn ingest(&mut self, items: &mut Vec<FromIngest>, now: Millis, outputs: &mut Vec<Output>);
     fn fill(&mut self, connection: ConnectionId, now: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize;
     fn settled(&self) -> Positions;
     fn take_filter(&mut self) -> Option<FilterSnapshot>;
@@ -24,6 +27,10 @@ pub(super) trait Core: 'static {
 impl Core for Shard {
     fn handle(&mut self, input: Input, now: Millis, outputs: &mut Vec<Output>) {
         Shard::handle(self, input, now, outputs);
+    }
+
+    fn ingest(&mut self, items: &mut Vec<FromIngest>, now: Millis, outputs: &mut Vec<Output>) {
+        Shard::ingest(self, items.drain(..), now, outputs);
     }
 
     fn fill(&mut self, connection: ConnectionId, now: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize {

@@ -54,7 +54,8 @@ pub(super) struct Hub<C> {
     body_bytes_max: usize,
     started: Instant,
     core: RefCell<C>,
-    /// Empty outside of a call; kept for its memory.
+    /// These two are empty outside of a call; kept for their memory.
+    items: RefCell<Vec<FromIngest>>,
     outputs: RefCell<Vec<Output>>,
     lines: RefCell<HashMap<ConnectionId, Rc<Line>>>,
     next_connection: Cell<u64>,
@@ -76,6 +77,7 @@ impl<C: Core> Hub<C> {
             body_bytes_max,
             started: Instant::now(),
             core: RefCell::new(core),
+            items: RefCell::default(),
             outputs: RefCell::default(),
             lines: RefCell::default(),
             next_connection: Cell::new(1),
@@ -115,11 +117,11 @@ impl<C: Core> Hub<C> {
             return 0;
         }
         let now = self.now();
-        let count = {
-            let mut core = self.core.borrow_mut();
-            let mut outputs = self.outputs.borrow_mut();
-            drain(&mut |item| core.handle(Input::Ingest(item), now, &mut outputs))
-        };
+        let mut items = self.items.borrow_mut();
+        let count = drain(&mut |item| items.push(item));
+        if count > 0 {
+            self.core.borrow_mut().ingest(&mut items, now, &mut self.outputs.borrow_mut());
+        }
         self.dispatch();
         count
     }

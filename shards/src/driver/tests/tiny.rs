@@ -4,8 +4,8 @@ use bytes::BytesMut;
 use wire::{Delivery, Epoch, Positions, Reply, Request, SlotTable, Welcome, encode_delivery};
 
 use crate::{
-    CommandKind, ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, ShardStats, SubscriptionCounts,
-    SyncState, driver::core::Core,
+    CommandKind, ConnectionId, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, ShardStats,
+    SubscriptionCounts, SyncState, driver::core::Core,
 };
 
 #[derive(Default)]
@@ -51,6 +51,10 @@ impl Core for Tiny {
             }
             _ => {}
         }
+    }
+
+    fn ingest(&mut self, items: &mut Vec<FromIngest>, now: Millis, outputs: &mut Vec<Output>) {
+        items.drain(..).for_each(|item| self.handle(Input::Ingest(item), now, outputs));
     }
 
     fn fill(&mut self, _: ConnectionId, _: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize {
