@@ -73,6 +73,9 @@ pub struct ShardConfig {
     pub evaluation_units_max: u64,
     /// The same for all evaluations of one change together. Default 400,000.
     pub event_units_max: u64,
+    /// Units of about 100 ns that subscribing, ending and the like may use up at a time, before changes have their turn again.
+    /// Default 2,048.
+    pub slice_units: u32,
 }
 
 impl ShardConfig {
@@ -104,6 +107,7 @@ impl ShardConfig {
             body_bytes_max: 16 * 1024 * 1024,
             evaluation_units_max: 100_000,
             event_units_max: 400_000,
+            slice_units: 2_048,
         }
     }
 
@@ -124,7 +128,12 @@ pub(crate) const NAME_BYTES_MAX: usize = 1_024;
 pub(crate) const ID_BYTES_MAX: usize = 128;
 /// A tick that comes this late is a stall of the shard, which nobody's deadline may suffer from.
 pub(crate) const STALL_MS: u64 = 5_000;
-/// Subscriptions of a session whose end waits to be sent, beyond which its requests wait.
+/// Subscriptions of a session whose end waits to be sent, beyond which its requests wait, and its Gateway registers no more over
+/// HTTP.
 pub(crate) const CLOSED_WAITING_MAX: usize = 4_096;
+/// Items that the control side is asked about at once, so that one large request is compiled while others are.
+pub(crate) const ITEMS_ASKED_MAX: usize = 256;
+/// Subscriptions that are bound together, by one walk over their Gateway's log entries.
+pub(crate) const BATCH_MAX: usize = 1_024;
 /// Entries of one `Events` message.
 pub(crate) const EVENTS_PER_FRAME_MAX: usize = 100;

@@ -11,13 +11,12 @@ use hashbrown::HashMap;
 use wire::SubscriptionKey;
 
 use crate::session::Session;
-use crate::subscription::{GatewayId, SubId};
+use crate::subscription::{GatewayId, Members};
 
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) name: Arc<str>,
-    /// Ordered, so that what is done for all of them is done in the same order on every run.
-    pub(crate) subscriptions: BTreeMap<SubscriptionKey, SubId>,
+    pub(crate) members: Members,
     /// The filter's version when its first subscription came. The ingest thread sees it once the Gateway's name would survive a
     /// crash of the node; none of its subscriptions is live before.
     pub(crate) named_at: u64,
@@ -31,6 +30,16 @@ pub(crate) struct Gateway {
     pub(crate) asking: BTreeMap<SubscriptionKey, u32>,
     /// Subscriptions that have ended, but count for the control side because it is being asked about them again.
     pub(crate) unreleased: BTreeSet<SubscriptionKey>,
+    /// The last of the numbers that its sessions have given out, see [`Session`].
+    pub(crate) last_mark: u32,
+    /// Where the walk that settles what nobody waits for any more goes on, while there is one.
+    pub(crate) forgiving: Option<u64>,
+    /// That walk is to be made once more: something may have been given up behind it.
+    pub(crate) forgive_again: bool,
+    /// It stands among those whose requests can go on.
+    pub(crate) has_turn: bool,
+    /// All its subscriptions are being removed: requests wait.
+    pub(crate) removing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +58,7 @@ impl Gateways {
         let name: Arc<str> = name.into();
         let new = Gateway {
             name: name.clone(),
-            subscriptions: BTreeMap::new(),
+            members: Members::default(),
             named_at: 0,
             log: VecDeque::new(),
             cleared: 0,
@@ -57,6 +66,11 @@ impl Gateways {
             session_ended_at: 0,
             asking: BTreeMap::new(),
             unreleased: BTreeSet::new(),
+            last_mark: 0,
+            forgiving: None,
+            forgive_again: false,
+            has_turn: false,
+            removing: false,
         };
         let id = self.free.pop().unwrap_or_else(|| {
             self.all.push(None);
@@ -103,7 +117,8 @@ impl Gateways {
     pub(crate) fn forget_if_idle(&mut self, id: GatewayId) {
         let idle = self.get(id).is_some_and(|gateway| {
             gateway.session.is_none()
-                && gateway.subscriptions.is_empty()
+                && gateway.members.is_empty()
+                && !gateway.removing
                 && gateway.log.is_empty()
                 && gateway.asking.is_empty()
         });

@@ -110,6 +110,8 @@ pub enum CommandReply {
     },
     /// Same id, other content.
     Exists,
+    /// The Gateway's session has not read of so many subscriptions that ended, that no more are taken in over HTTP.
+    Busy,
     Renewed {
         expires_in_ms: u64,
     },

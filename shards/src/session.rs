@@ -4,19 +4,22 @@
 //! Invariants:
 //! - `done <= received <= last_seq`, and each only grows.
 //! - `in_flight` holds what has a `seq` above `done`, in that order.
-//! - Handles are given in the order 1, 2, 3 … and never again.
+//! - Handles are given in the order 1, 2, 3 … and never again. A Gateway's sessions count them on one row of numbers: a
+//!   subscription keeps the last number that was given for it, which tells by itself whether that was in this session.
+//! - Requests are examined in their order, and each before it is acted upon.
 //! - While something waits, the driver knows: `ready_told` is set whenever `queue` isn't empty.
 
 use std::collections::VecDeque;
 
+use hashbrown::HashMap;
 use wire::{
     Ack, Bound, CloseReason, ErrorCode, Handle, Positions, RequestId, ResyncReason, SubscribeItem, SubscribeResult,
     SubscriptionKey,
 };
 
 use crate::outbox::Places;
-use crate::subscription::SubId;
-use crate::{Admission, ConnectionId, Refusal, Ticket};
+use crate::subscription::{SubId, Subscription};
+use crate::{Admission, ConnectionId, Refusal};
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -37,26 +40,95 @@ pub(crate) struct Session {
     pub(crate) last_seq: u64,
     received: u64,
     done: u64,
-    last_handle: u32,
+    /// The number that stands for the session itself; its handles count from there.
+    base: u32,
+    last_mark: u32,
 
     pub(crate) heartbeat_at: u64,
     pub(crate) heartbeat_queued: bool,
     pub(crate) positions_told: Positions,
 
     pub(crate) requests: VecDeque<Waiting>,
+    /// How many of them have been examined.
+    pub(crate) examined: usize,
+    /// How many have been answered, and so how the first of them is counted.
+    pub(crate) answered: u64,
+    /// Subscriptions that are about to be bound.
+    pub(crate) batch: Batch,
+}
+
+/// Tells a session's handles.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handles {
+    base: u32,
+}
+
+impl Handles {
+    /// The handle of a subscription of the session's Gateway, if it is bound in the session.
+    pub(crate) fn of(self, sub: &Subscription) -> Option<Handle> {
+        sub.mark().checked_sub(self.base).filter(|handle| *handle > 0).map(Handle)
+    }
+}
+
+/// Subscriptions that are to be bound together, since one walk over their Gateway's log entries does for all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) presented: Vec<Presented>,
+    /// Places in `presented`.
+    pub(crate) places: HashMap<SubId, u32>,
+    pub(crate) walk: Walk,
+    /// What will be queued behind the bindings.
+    pub(crate) replays: Vec<Item>,
+}
+
+/// A subscription that is to be bound, and the positions that its Gateway presented for it. None presented: what it is owed.
+#[derive(Debug)]
+pub(crate) struct Presented {
+    pub(crate) sub: SubId,
+    pub(crate) positions: Positions,
+}
+
+/// Where the walk of a batch goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Walk {
+    /// The batch is being put together.
+    #[default]
+    NotYet,
+    /// Back to the first entry that somebody has not had. The next one is before this number.
+    Back(u64),
+    /// From there on to the end. This number is next.
+    On(u64),
+}
+
+impl Batch {
+    /// One that is presented twice is bound once, from what was presented last.
+    pub(crate) fn add(&mut self, presented: Presented) {
+        match self.places.get(&presented.sub) {
+            Some(at) => self.presented[*at as usize] = presented,
+            None => {
+                self.places.insert(presented.sub, self.presented.len() as u32);
+                self.presented.push(presented);
+            }
+        }
+    }
+
+    pub(crate) fn positions_of(&self, sub: SubId) -> Option<&Positions> {
+        self.places.get(&sub).map(|at| &self.presented[*at as usize].positions)
+    }
 }
 
 /// Something that waits for its place on the delivery stream.
 #[derive(Debug)]
 pub(crate) enum Item {
     Bound(Box<Bound>),
-    /// A log entry, for all of the Gateway's targets in it that were bound when it came: those from `start` to `end` that haven't
-    /// been sent.
+    /// A log entry, for all of the Gateway's targets in it that were bound when it came, which are marked up to `marks`: those from
+    /// `start` to `end` that haven't been sent.
     Live {
         number: u64,
         start: u32,
         end: u32,
         bytes: usize,
+        marks: u32,
     },
     /// A log entry once more, for these, as far as they stand at `start` or later. The log bounds how many bytes wait this way.
     Replay {
@@ -101,16 +173,19 @@ pub(crate) enum Waiting {
     Subscribe {
         request: RequestId,
         items: Vec<SubscribeItem>,
+        /// Of those that have been examined.
         states: Vec<ItemState>,
-        /// The control side has been asked about some of the items, and has not answered.
-        asking: Option<Ticket>,
+        /// Of those that have been acted upon.
+        results: Vec<SubscribeResult>,
     },
     Unsubscribe {
         request: RequestId,
+        /// Those that are left, in reverse.
         keys: Vec<SubscriptionKey>,
     },
     SyncDone {
         request: RequestId,
+        begun: bool,
     },
     Ping {
         nonce: u64,
@@ -124,11 +199,13 @@ pub(crate) enum ItemState {
     Answered(SubscribeResult),
     /// It was here with the same content when it was asked for.
     Renewal,
-    /// The control side is to be asked, or has been.
+    /// The control side has been asked.
     Asked,
     Admitted(Admission),
     /// The control side said no.
     Refused(Refusal),
+    /// It has been acted upon.
+    Done,
 }
 
 impl Item {
@@ -162,7 +239,9 @@ pub(crate) enum BadAck {
 }
 
 impl Session {
-    pub(crate) fn new(connection: ConnectionId, can_verify: bool, time: u64) -> Self {
+    /// `last_mark` is the last number that the Gateway's sessions before it gave.
+    pub(crate) fn new(connection: ConnectionId, can_verify: bool, time: u64, last_mark: u32) -> Self {
+        let base = last_mark.saturating_add(1);
         Self {
             connection,
             can_verify,
@@ -177,18 +256,59 @@ impl Session {
             last_seq: 0,
             received: 0,
             done: 0,
-            last_handle: 0,
+            base,
+            last_mark: base,
             heartbeat_at: time,
             heartbeat_queued: false,
             positions_told: Positions::default(),
             requests: VecDeque::new(),
+            examined: 0,
+            answered: 0,
+            batch: Batch::default(),
         }
     }
 
-    /// None once a session has bound more subscriptions than there are handles, which takes more than four billion.
-    pub(crate) fn next_handle(&mut self) -> Option<Handle> {
-        self.last_handle = self.last_handle.checked_add(1)?;
-        Some(Handle(self.last_handle))
+    /// The mark of the subscription that is bound next, and its handle. None once a session has bound more subscriptions than there
+    /// are handles, which takes more than two billion.
+    pub(crate) fn next_handle(&mut self) -> Option<(u32, Handle)> {
+        self.last_mark = self.last_mark.checked_add(1)?;
+        Some((self.last_mark, Handle(self.last_mark - self.base)))
+    }
+
+    /// The handle of a subscription of its Gateway, if it is bound in this session.
+    pub(crate) fn handle_of(&self, sub: &Subscription) -> Option<Handle> {
+        self.handles().of(sub)
+    }
+
+    pub(crate) fn has_bound(&self, sub: &Subscription) -> bool {
+        sub.mark() > self.base
+    }
+
+    pub(crate) fn handles(&self) -> Handles {
+        Handles { base: self.base }
+    }
+
+    /// What a subscription is marked with that is presented in this session and has no handle yet.
+    pub(crate) fn base(&self) -> u32 {
+        self.base
+    }
+
+    /// Whether it has presented this subscription, or bound it.
+    pub(crate) fn has_met(&self, sub: &Subscription) -> bool {
+        sub.mark() >= self.base
+    }
+
+    pub(crate) fn last_mark(&self) -> u32 {
+        self.last_mark
+    }
+
+    /// Takes the first request off.
+    pub(crate) fn pop_request(&mut self) -> Option<Waiting> {
+        let waiting = self.requests.pop_front()?;
+        debug_assert!(self.examined > 0, "a request is answered before it was examined");
+        self.examined -= 1;
+        self.answered += 1;
+        Some(waiting)
     }
 
     /// Puts something at the end of the delivery stream. Gives whether the driver is to be told that something waits.

@@ -3,7 +3,7 @@
 //! Call [`Shard::handle`] with every input in the order in which it came, and do what the outputs say in their order. After an
 //! [`Output::Ready`] call [`Shard::fill`] for that connection, whenever its stream takes bytes, until it writes nothing. After each
 //! slice of work publish what [`Shard::take_filter`] gives, then what [`Shard::settled`] and [`Shard::sync_state`] say. Inputs that
-//! have come are drained before an [`Input::Tick`].
+//! have come are drained before an [`Input::Tick`]. What takes long is worked off in slices: call [`Shard::work`] once a round.
 //!
 //! Invariants:
 //! - The delivery log and the Gateways' lists of its entries agree, as do a subscription's `owed` and its unsettled targets.
@@ -12,6 +12,7 @@
 //!   entries that come later are queued behind them.
 //! - `time` is the time that was given less that for which the shard was stopped; all deadlines are in it.
 
+mod binding;
 mod commands;
 mod delivery;
 mod ingest;
@@ -19,6 +20,7 @@ mod life;
 mod owing;
 mod requests;
 mod sessions;
+mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use hashbrown::HashMap;
 use wire::{ErrorCode, Positions};
 
 use self::ingest::Batch;
+use self::work::{Rows, Units};
 use crate::config::{STALL_MS, ShardConfig};
 use crate::expired::Expired;
 use crate::filter::Filter;
@@ -35,7 +38,7 @@ use crate::index::Index;
 use crate::outbox::{Log, LogLimits, Marks};
 use crate::session::Item;
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
-use crate::subscription::{GatewayId, SubId, Subscriptions};
+use crate::subscription::{GatewayId, Pending, SubId, Subscriptions};
 use crate::{ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, Ticket};
 
 #[derive(Debug)]
@@ -47,7 +50,7 @@ pub struct Shard {
     filter_seen: u64,
     subs: Subscriptions,
     /// Subscriptions that aren't live yet.
-    pending: Vec<SubId>,
+    pending: Pending,
     log: Log,
     marks: Marks,
     gateways: Gateways,
@@ -56,7 +59,12 @@ pub struct Shard {
     last_ticket: u64,
     expired: Expired,
     sync: SyncState,
+    /// Who was the first to name what of `sync.lowest_wanted`.
+    wanted_by: Vec<Arc<str>>,
     stats: ShardStats,
+    rows: Rows,
+    /// What inputs may still use up before the next slice.
+    credit: Units,
 
     time: u64,
     /// For how long the shard has been stopped in all.
@@ -73,7 +81,10 @@ pub struct Shard {
 struct Asking {
     gateway: GatewayId,
     connection: ConnectionId,
-    keys: Vec<wire::SubscriptionKey>,
+    /// Which of the session's requests it is about, counted from 0.
+    request: u64,
+    /// Places of the items in that request, and their keys.
+    keys: Vec<(u32, wire::SubscriptionKey)>,
 }
 
 impl Shard {
@@ -83,17 +94,20 @@ impl Shard {
             index: Index::new(config.mapping.clone(), config.hash_seed),
             filter: Filter::new(config.filter, config.hash_seed),
             filter_seen: 0,
-            subs: Subscriptions::default(),
-            pending: Vec::new(),
+            subs: Subscriptions::new(config.hash_seed),
+            pending: Pending::default(),
             log: Log::new(limits),
             marks: Marks::default(),
             gateways: Gateways::default(),
             connections: HashMap::new(),
             tickets: HashMap::new(),
             last_ticket: 0,
-            expired: Expired::new(config.expired_remembered_max),
+            expired: Expired::new(config.expired_remembered_max, config.hash_seed),
             sync: SyncState::default(),
+            wanted_by: Vec::new(),
             stats: ShardStats::default(),
+            rows: Rows::default(),
+            credit: Units::new(config.slice_units),
             time: now.0,
             stopped_ms: 0,
             last_tick: now,
@@ -115,7 +129,7 @@ impl Shard {
             Input::Request { connection, request } => self.on_request(connection, request, out),
             Input::Hello { connection, gateway, can_verify } => self.on_hello(connection, &gateway, can_verify, out),
             Input::Ack { connection, ack } => self.on_ack(connection, ack, out),
-            Input::Disconnected { connection } => self.on_disconnected(connection, out),
+            Input::Disconnected { connection } => self.on_disconnected(connection),
             Input::Admitted { ticket, results } => self.on_admitted(ticket, results, out),
             Input::Command(command) => self.on_command(command, out),
             Input::FilterBuilt(built) => self.filter.built(built, self.time),
@@ -176,18 +190,16 @@ impl Shard {
 
     pub fn snapshot_subscriptions(&self) -> SubscriptionCounts {
         let mut by_gateway = BTreeMap::new();
-        let mut by_tenant: BTreeMap<&str, u64> = BTreeMap::new();
-        for (_, gateway) in self.gateways.iter() {
-            if !gateway.subscriptions.is_empty() {
-                by_gateway.insert(gateway.name.clone(), gateway.subscriptions.len() as u64);
-            }
-            for key in gateway.subscriptions.keys() {
-                *by_tenant.entry(&key.tenant).or_default() += 1;
-            }
+        let mut by_tenant: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
+        for (_, gateway) in self.gateways.iter().filter(|(_, gateway)| !gateway.members.is_empty()) {
+            by_gateway.insert(gateway.name.clone(), u64::from(gateway.members.count));
+        }
+        for (tenant, count) in self.subs.counts_by_tenant() {
+            *by_tenant.entry(tenant).or_default() += u64::from(count);
         }
         SubscriptionCounts {
             by_gateway: by_gateway.into_iter().collect(),
-            by_tenant: by_tenant.into_iter().map(|(tenant, count)| (Arc::from(tenant), count)).collect(),
+            by_tenant: by_tenant.into_iter().map(|(tenant, count)| (tenant.clone(), count)).collect(),
         }
     }
 
@@ -195,6 +207,8 @@ impl Shard {
     pub fn check_invariants(&self) {
         self.index.check_invariants();
         self.log.check_invariants();
+        self.subs.check_invariants();
+        self.pending.check_invariants();
         let mut owed: HashMap<SubId, u32> = HashMap::new();
         for (number, entry) in self.log.iter() {
             for (gateway, slice) in entry.slices() {
@@ -203,21 +217,36 @@ impl Shard {
                 let unsettled = entry.targets[slice.range()].iter().filter(|target| !target.settled());
                 for target in unsettled {
                     assert!(number >= gateway.cleared, "entry {number} is owed below what is cleared");
+                    let waits = self.subs.get(target.sub).is_some() && !self.subs.is_skipped(target.sub, number);
+                    assert!(waits || gateway.forgiving.is_some(), "entry {number} is owed to nobody, for good");
                     *owed.entry(target.sub).or_default() += 1;
                 }
             }
         }
+        let mut waiting = 0;
         for (id, sub) in self.subs.iter() {
-            assert_eq!(owed.remove(&id).unwrap_or(0), sub.owed, "owed to {:?}", sub.key);
-            let gateway = self.gateways.get(sub.gateway).expect("a Gateway with subscriptions is known");
-            assert_eq!(gateway.subscriptions.get(&sub.key), Some(&id), "{:?} isn't its Gateway's", sub.key);
-            assert_eq!(self.pending.contains(&id), !sub.is_live(), "{:?} is pending and live", sub.key);
+            assert_eq!(owed.remove(&id).unwrap_or(0), sub.owed, "owed to {id:?}");
+            assert!(self.gateways.get(self.subs.gateway_of(sub)).is_some(), "{id:?} is of no known Gateway");
+            waiting += usize::from(!sub.is_live());
+            let number = (!sub.is_live()).then(|| sub.pending_number());
+            assert!(number.is_none_or(|number| self.pending.is(number, id)), "{id:?} waits somewhere else");
         }
-        assert!(owed.is_empty(), "targets of subscriptions that have ended are owed");
-        let mut subscriptions = 0;
+        assert_eq!(waiting, self.pending.len(), "those that aren't live, and those that wait");
         let mut sessions = 0;
         for (id, gateway) in self.gateways.iter() {
-            subscriptions += gateway.subscriptions.len();
+            let mut count = 0;
+            let mut by_http = 0;
+            for (member, sub) in self.subs.members(&gateway.members) {
+                assert_eq!(self.subs.gateway_of(sub), id, "{member:?} is another Gateway's");
+                count += 1;
+                by_http += u32::from(!sub.is_kept_by_session());
+            }
+            assert_eq!(
+                (count, by_http),
+                (gateway.members.count, gateway.members.by_http),
+                "members of {}",
+                gateway.name
+            );
             for number in &gateway.log {
                 let entry = self.log.get(*number).expect("a listed entry is in the log");
                 assert!(entry.slice(id).is_some(), "entry {number} is listed at a Gateway that it has no targets of");
@@ -228,7 +257,8 @@ impl Shard {
                 sessions += 1;
             }
         }
-        assert_eq!(subscriptions, self.subs.len(), "subscriptions of no Gateway");
+        let members: usize = self.gateways.iter().map(|(_, gateway)| gateway.members.count as usize).sum();
+        assert_eq!(members, self.subs.len(), "subscriptions of no Gateway");
         assert_eq!(sessions, self.connections.len(), "connections without a session");
     }
 
@@ -266,7 +296,7 @@ impl Shard {
         let Some(connection) = self.gateways.session(gateway).map(|session| session.connection) else { return };
         out.push(Output::Reply { connection, reply: wire::Reply::Refused { code, message: message.clone() } });
         out.push(Output::Close { connection, code, message });
-        self.end_session(gateway, out);
+        self.end_session(gateway);
     }
 }
 

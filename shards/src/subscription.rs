@@ -1,12 +1,30 @@
 //! What a shard keeps of each subscription, and names for them that stay unique while anything may refer to them.
 //!
+//! There may be ten million, so what each has is kept small, and what few have stands beside it ([`Rare`]). No step is large: memory
+//! comes and goes a chunk at a time, and nothing here walks over more than one chunk.
+//!
 //! Invariants:
 //! - A slot is used again, its stamp isn't: a [`SubId`] of a subscription that has ended never finds another one.
 //! - `owed` counts the targets in the log that name the subscription and aren't settled.
+//! - A subscription is in the look-up table and in its Gateway's list of members as long as it is here.
 
-use wire::{Handle, Positions, ResyncReason, SubscribeItem, SubscriptionKey};
+mod id;
+mod pending;
+mod shared;
+mod split;
 
-use crate::{ConnectionId, FilterKey};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use wire::{BackendId, Lineage, Position, Positions, ResyncReason, SubscribeItem, SubscriptionKey};
+
+use self::id::{Fingerprint, Id, Sought};
+pub(crate) use self::pending::Pending;
+use self::shared::{Owners, Sinces};
+use self::split::SplitTable;
+use crate::FilterKey;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SubId {
@@ -25,211 +43,700 @@ impl SubId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GatewayId(pub(crate) u32);
 
+/// What every subscription has.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    pub(crate) gateway: GatewayId,
-    pub(crate) key: SubscriptionKey,
-    pub(crate) content: Content,
-    pub(crate) generation: u32,
-    pub(crate) filter_key: FilterKey,
-    /// First version of the filter that holds its key.
-    pub(crate) filter_version: u64,
-    pub(crate) stage: Stage,
-
-    pub(crate) ttl_ms: u64,
-    /// Whether a session keeps it alive; else only its own heartbeats over HTTP do.
-    pub(crate) by_session: bool,
-    /// In the shard's own time. A session of its Gateway may push this further, see `Shard::expires_at`.
-    pub(crate) expires_at: u64,
-
-    /// Indexed without a break since.
-    pub(crate) live_from: Positions,
-    /// The last event for it that has left the log, by backend: from before that, nothing can be replayed.
-    pub(crate) tail: Positions,
-    /// Events up to here are not for it: its application said that it has them before they were read.
-    pub(crate) floor: Positions,
-    /// Something that it was owed is gone, and no session has been told yet.
-    pub(crate) broken: Option<ResyncReason>,
+    id: Id,
+    filter_key: FilterKey,
+    content: Fingerprint,
+    stamp: u32,
+    /// Whose it is: its Gateway and its tenant.
+    owner: u32,
+    /// While it is live: since when. Before that: its number among those that wait.
+    since: u32,
+    /// Of its Gateway's numbers, the one that stands for it: its handle in the session that counts from below it.
+    mark: u32,
     pub(crate) owed: u32,
+    /// In seconds of the shard's own time, rounded up. A session of its Gateway may push this further.
+    expires_at_s: u32,
+    /// Seconds, and [`FLAGS`] above them.
+    ttl: u32,
+    /// In its Gateway's list of members; in the chunk's list of vacant places, if it is one.
+    before: u32,
+    after: u32,
+}
+
+const _: () = assert!(size_of::<Subscription>() == 72, "ten million of them are 720 MB");
+
+/// What few have, or only for a while.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// Events up to here are not for it: its application said that it has them before they were read. While it isn't live: the
+    /// positions that its Gateway presented.
+    pub(crate) floor: Positions,
+    /// Ends of its tail beside the one in [`Tail`], where its events come from several backends.
+    tails: Positions,
     /// Log entries before this one are not for it any more: a resync stands in their place.
     pub(crate) skip_before: u64,
-
-    pub(crate) binding: Option<Binding>,
-    /// The session that presented it.
-    pub(crate) presented_in: Option<ConnectionId>,
+    /// Contents that its id had before.
+    generations_before: u32,
+    /// Something that it was owed is gone, and no session has been told yet.
+    pub(crate) broken: Option<ResyncReason>,
 }
 
-#[derive(Debug)]
-pub(crate) enum Stage {
-    /// In the index and the filter, and waiting for the ingest thread to route by that. Holds the positions that its Gateway
-    /// presented meanwhile.
-    Pending {
-        presented: Positions,
-    },
-    Live,
-}
-
-/// A handle, valid in one session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Binding {
-    pub(crate) session: ConnectionId,
-    pub(crate) handle: Handle,
-    /// Log entries from this one on are sent as they come; older ones only where they were queued for it again.
-    pub(crate) from: u64,
-    /// A resync waits in the session's queue. Another one before that is sent needs no second.
-    pub(crate) resync_queued: bool,
-}
-
-/// What must be equal for a registration to be a renewal. Filters and expression are compared as they are written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Content {
-    collection: Box<str>,
-    filters: Box<str>,
-    expr: Box<str>,
-    pub(crate) transitions: bool,
-    group: Option<Box<str>>,
-    lossy: bool,
-}
-
-impl Content {
-    pub(crate) fn of(item: &SubscribeItem) -> Self {
-        Self {
-            collection: item.collection.as_str().into(),
-            filters: item.filters.as_str().into(),
-            expr: item.expr.as_str().into(),
-            transitions: item.transitions,
-            group: item.group.as_deref().map(Box::from),
-            lossy: item.lossy,
-        }
-    }
-
-    pub(crate) fn is_of(&self, item: &SubscribeItem) -> bool {
-        *self.collection == *item.collection
-            && *self.filters == *item.filters
-            && *self.expr == *item.expr
-            && self.transitions == item.transitions
-            && self.group.as_deref() == item.group.as_deref()
-            && self.lossy == item.lossy
+impl Rare {
+    fn says_something(&self) -> bool {
+        !self.floor.is_empty()
+            || !self.tails.is_empty()
+            || self.skip_before > 0
+            || self.generations_before > 0
+            || self.broken.is_some()
     }
 }
+
+/// The last event for a subscription that has left the log: from before that, nothing can be replayed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tail {
+    time: u64,
+    k: u32,
+    /// Which history it is of, counted from 1. 0: nothing for it has left the log.
+    history: u32,
+}
+
+const FLAGS: u32 = 24;
+const TAKEN: u32 = 1 << FLAGS;
+const LIVE: u32 = 2 << FLAGS;
+/// A session keeps it alive; else only its own heartbeats over HTTP do.
+const BY_SESSION: u32 = 4 << FLAGS;
+const TRANSITIONS: u32 = 8 << FLAGS;
+/// A resync waits in the session's queue. Another one before that is sent needs no second.
+const RESYNC_QUEUED: u32 = 16 << FLAGS;
+/// There is a [`Rare`] of it.
+const RARE: u32 = 32 << FLAGS;
+const TTL: u32 = (1 << FLAGS) - 1;
 
 impl Subscription {
+    const VACANT: Self = Self {
+        id: Id::none(),
+        filter_key: FilterKey(0),
+        content: Fingerprint::NONE,
+        stamp: 0,
+        owner: 0,
+        since: 0,
+        mark: 0,
+        owed: 0,
+        expires_at_s: 0,
+        ttl: 0,
+        before: NOBODY,
+        after: NOBODY,
+    };
+
+    fn has(&self, flag: u32) -> bool {
+        self.ttl & flag != 0
+    }
+
+    fn set(&mut self, flag: u32, on: bool) {
+        self.ttl = if on { self.ttl | flag } else { self.ttl & !flag };
+    }
+
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.stage, Stage::Live)
+        self.has(LIVE)
     }
 
-    /// Its handle, if it is bound in this session.
-    pub(crate) fn bound_in(&self, session: ConnectionId) -> Option<&Binding> {
-        self.binding.as_ref().filter(|binding| binding.session == session)
+    /// Whether an update after which a document no longer matches is told.
+    pub(crate) fn transitions(&self) -> bool {
+        self.has(TRANSITIONS)
+    }
+
+    pub(crate) fn is_kept_by_session(&self) -> bool {
+        self.has(BY_SESSION)
+    }
+
+    pub(crate) fn is_of(&self, content: &Content) -> bool {
+        self.content == content.0
+    }
+
+    pub(crate) fn filter_key(&self) -> FilterKey {
+        self.filter_key
+    }
+
+    pub(crate) fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    pub(crate) fn set_mark(&mut self, mark: u32) {
+        self.mark = mark;
+    }
+
+    pub(crate) fn is_resync_queued(&self) -> bool {
+        self.has(RESYNC_QUEUED)
+    }
+
+    pub(crate) fn set_resync_queued(&mut self, queued: bool) {
+        self.set(RESYNC_QUEUED, queued);
+    }
+
+    pub(crate) fn ttl_ms(&self) -> u64 {
+        u64::from(self.ttl & TTL) * 1_000
+    }
+
+    pub(crate) fn expires_at(&self) -> u64 {
+        u64::from(self.expires_at_s) * 1_000
+    }
+
+    pub(crate) fn set_ttl(&mut self, ttl_s: u32) {
+        self.ttl = (self.ttl & !TTL) | ttl_s.min(TTL);
+    }
+
+    pub(crate) fn set_expires_at(&mut self, time: u64) {
+        self.expires_at_s = u32::try_from(time.div_ceil(1_000)).unwrap_or(u32::MAX);
+    }
+
+    /// Its number among those that wait, as long as it isn't live.
+    pub(crate) fn pending_number(&self) -> u32 {
+        debug_assert!(!self.is_live(), "only who isn't live waits");
+        self.since
     }
 }
 
-#[derive(Debug, Default)]
+/// What must be equal for a registration to be a renewal: collection, filters and expression as they are written, and the rest of
+/// what it wants. Of these texts only a fingerprint is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Content(Fingerprint);
+
+/// A subscription that comes in.
+#[derive(Debug)]
+pub(crate) struct New<'a> {
+    pub(crate) gateway: GatewayId,
+    pub(crate) key: &'a SubscriptionKey,
+    pub(crate) content: Content,
+    pub(crate) transitions: bool,
+    pub(crate) generation: u32,
+    pub(crate) filter_key: FilterKey,
+    /// Whether a session keeps it alive.
+    pub(crate) by_session: bool,
+    pub(crate) ttl_s: u32,
+    pub(crate) expires_at: u64,
+}
+
+/// What is left of one that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) key: SubscriptionKey,
+    pub(crate) filter_key: FilterKey,
+    /// Its number among those that wait, if it was one.
+    pub(crate) waited: Option<u32>,
+}
+
+/// A Gateway's subscriptions, in the order in which they came. One walk at a time may be under way; it goes on with `walk`.
+#[derive(Debug)]
+pub(crate) struct Members {
+    first: u32,
+    last: u32,
+    pub(crate) count: u32,
+    /// Those of them that no session keeps.
+    pub(crate) by_http: u32,
+    walk: u32,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self { first: NOBODY, last: NOBODY, count: 0, by_http: 0, walk: NOBODY }
+    }
+}
+
+impl Members {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(crate) fn start_walk(&mut self) {
+        self.walk = self.first;
+    }
+}
+
+const NOBODY: u32 = u32::MAX;
+const CHUNK_BITS: u32 = 10;
+/// Places of a chunk.
+pub(crate) const CHUNK: usize = 1 << CHUNK_BITS;
+
+#[derive(Debug)]
 pub(crate) struct Subscriptions {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    seed: u64,
+    chunks: Vec<Chunk>,
+    /// Chunks with a vacant place. The lowest is filled first, so that those at the end become empty.
+    open: BTreeSet<u32>,
+    /// An empty chunk that still has its memory: there is at most one.
+    spare: Option<u32>,
     len: usize,
+    /// Slots, by Gateway, tenant and id.
+    lookup: SplitTable,
+    owners: Owners,
+    sinces: Sinces,
+    /// Backends and lineages that tails are of: a few, since each is one that the source had while the node ran.
+    histories: Vec<(BackendId, Lineage)>,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct Chunk {
+    places: Vec<Subscription>,
+    /// Where the list of vacant places begins.
+    vacant: u32,
+    taken: u32,
+    /// Stamp of places that are new: above all that this chunk has given.
     stamp: u32,
-    subscription: Option<Box<Subscription>>,
+    rare: HashMap<u16, Box<Rare>>,
+    /// By place. Empty until something for one of them leaves the log.
+    tails: Vec<Tail>,
 }
 
 impl Subscriptions {
-    pub(crate) fn insert(&mut self, subscription: Subscription) -> SubId {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            self.slots.len() as u32 - 1
-        });
-        let place = &mut self.slots[slot as usize];
-        debug_assert!(place.subscription.is_none(), "slot {slot} is free and taken");
-        place.subscription = Some(Box::new(subscription));
-        self.len += 1;
-        SubId { slot, stamp: place.stamp }
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            chunks: Vec::new(),
+            open: BTreeSet::new(),
+            spare: None,
+            len: 0,
+            lookup: SplitTable::default(),
+            owners: Owners::default(),
+            sinces: Sinces::default(),
+            histories: Vec::new(),
+        }
     }
 
-    pub(crate) fn remove(&mut self, id: SubId) -> Option<Subscription> {
-        let place = self.slots.get_mut(id.slot as usize).filter(|place| place.stamp == id.stamp)?;
-        let subscription = place.subscription.take()?;
-        self.len -= 1;
-        // A slot whose stamps are used up stays empty for good.
-        if let Some(stamp) = place.stamp.checked_add(1) {
-            place.stamp = stamp;
-            self.free.push(id.slot);
+    pub(crate) fn content_of(&self, item: &SubscribeItem) -> Content {
+        let mut bytes: SmallVec<[u8; 1_024]> = SmallVec::new();
+        for text in [&item.collection, &item.filters, &item.expr, item.group.as_ref().unwrap_or(&String::new())] {
+            bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
         }
-        Some(*subscription)
+        bytes.extend([item.transitions, item.group.is_some(), item.lossy].map(u8::from));
+        Content(Fingerprint::of(&bytes, self.seed))
+    }
+
+    pub(crate) fn find(&self, gateway: GatewayId, key: &SubscriptionKey) -> Option<SubId> {
+        let owner = self.owners.find(self.seed, gateway, &key.tenant)?;
+        let sought = Sought::of(&key.id);
+        let slot = self.lookup.find(hash(self.seed, owner, |seed| sought.hash(seed)), |slot| {
+            let place = self.place(*slot);
+            place.is_some_and(|place| place.owner == owner && place.id.is(&sought))
+        })?;
+        self.at(slot).map(|(id, _)| id)
+    }
+
+    /// Takes one in whose key isn't there. It waits until [`Subscriptions::go_live`].
+    pub(crate) fn insert(&mut self, members: &mut Members, new: New<'_>) -> SubId {
+        let New { gateway, key, content, transitions, generation, filter_key, by_session, ttl_s, expires_at } = new;
+        debug_assert!(self.find(gateway, key).is_none(), "{key:?} is there already");
+        let owner = self.owners.enter(self.seed, gateway, &key.tenant);
+        let slot = self.take_place();
+        let seed = self.seed;
+        let place = self.place_mut(slot);
+        let stamp = place.stamp;
+        *place = Subscription {
+            id: Id::of(&key.id),
+            filter_key,
+            content: content.0,
+            stamp,
+            owner,
+            ttl: TAKEN,
+            before: members.last,
+            ..Subscription::VACANT
+        };
+        place.set(TRANSITIONS, transitions);
+        place.set(BY_SESSION, by_session);
+        place.set_ttl(ttl_s);
+        place.set_expires_at(expires_at);
+        let hash = hash(seed, owner, |seed| place.id.hash(seed));
+        match members.last {
+            NOBODY => members.first = slot,
+            last => self.place_mut(last).after = slot,
+        }
+        members.last = slot;
+        members.count += 1;
+        members.by_http += u32::from(!by_session);
+        let chunks = &self.chunks;
+        self.lookup.insert(hash, slot, |slot| hash_of(chunks, seed, slot));
+        self.len += 1;
+        let id = SubId { slot, stamp };
+        if generation > 1 {
+            self.rare_mut(id).generations_before = generation - 1;
+        }
+        id
+    }
+
+    pub(crate) fn remove(&mut self, members: &mut Members, id: SubId) -> Option<Ended> {
+        let sub = self.get(id)?;
+        let (owner, live, since) = (sub.owner, sub.is_live(), sub.since);
+        let (before, after, by_session) = (sub.before, sub.after, sub.is_kept_by_session());
+        let hash = hash(self.seed, owner, |seed| sub.id.hash(seed));
+        let filter_key = sub.filter_key;
+        let key = self.key_of(sub);
+
+        let (chunks, seed) = (&self.chunks, self.seed);
+        self.lookup.remove(hash, id.slot, |slot| hash_of(chunks, seed, slot));
+        self.owners.leave(seed, owner);
+        if live {
+            self.sinces.leave(since);
+        }
+        match before {
+            NOBODY => members.first = after,
+            before => self.place_mut(before).after = after,
+        }
+        match after {
+            NOBODY => members.last = before,
+            after => self.place_mut(after).before = before,
+        }
+        if members.walk == id.slot {
+            members.walk = after;
+        }
+        members.count -= 1;
+        members.by_http -= u32::from(!by_session);
+        self.len -= 1;
+        self.give_place_back(id);
+        Some(Ended { key, filter_key, waited: (!live).then_some(since) })
     }
 
     pub(crate) fn get(&self, id: SubId) -> Option<&Subscription> {
-        self.slots.get(id.slot as usize).filter(|place| place.stamp == id.stamp)?.subscription.as_deref()
+        self.place(id.slot).filter(|place| place.stamp == id.stamp)
     }
 
     pub(crate) fn get_mut(&mut self, id: SubId) -> Option<&mut Subscription> {
-        self.slots.get_mut(id.slot as usize).filter(|place| place.stamp == id.stamp)?.subscription.as_deref_mut()
+        let chunk = self.chunks.get_mut(chunk_of(id.slot))?;
+        chunk.places.get_mut(place_of(id.slot)).filter(|place| place.stamp == id.stamp && place.has(TAKEN))
     }
 
     /// Who is at this slot now.
     pub(crate) fn at(&self, slot: u32) -> Option<(SubId, &Subscription)> {
-        let place = self.slots.get(slot as usize)?;
-        Some((SubId { slot, stamp: place.stamp }, place.subscription.as_deref()?))
+        self.place(slot).map(|place| (SubId { slot, stamp: place.stamp }, place))
     }
 
     /// All of them, in the order of their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SubId, &Subscription)> {
-        (0..self.slots.len() as u32).filter_map(|slot| self.at(slot))
+        (0..self.chunks.len()).flat_map(|chunk| self.iter_chunk(chunk, 0))
+    }
+
+    /// Those of one chunk, of which there are [`Subscriptions::chunks`], from this place on.
+    pub(crate) fn iter_chunk(&self, chunk: usize, from: usize) -> impl Iterator<Item = (SubId, &Subscription)> {
+        let places = self.chunks.get(chunk).and_then(|chunk| chunk.places.get(from..)).unwrap_or_default();
+        let first = (chunk << CHUNK_BITS | from) as u32;
+        let taken = (first..).zip(places).filter(|(_, place)| place.has(TAKEN));
+        taken.map(|(slot, place)| (SubId { slot, stamp: place.stamp }, place))
+    }
+
+    pub(crate) fn chunks(&self) -> usize {
+        self.chunks.len()
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    pub(crate) fn gateway_of(&self, sub: &Subscription) -> GatewayId {
+        self.owners.get(sub.owner).gateway
+    }
 
-    fn subscription() -> Subscription {
-        Subscription {
-            gateway: GatewayId(0),
-            key: SubscriptionKey { tenant: "t".into(), id: "s".into() },
-            content: Content {
-                collection: "c".into(),
-                filters: "".into(),
-                expr: "".into(),
-                transitions: true,
-                group: None,
-                lossy: false,
-            },
-            generation: 1,
-            filter_key: FilterKey(0),
-            filter_version: 1,
-            stage: Stage::Live,
-            ttl_ms: 0,
-            by_session: true,
-            expires_at: 0,
-            live_from: Positions::default(),
-            tail: Positions::default(),
-            floor: Positions::default(),
-            broken: None,
-            owed: 0,
-            skip_before: 0,
-            binding: None,
-            presented_in: None,
+    pub(crate) fn key_of(&self, sub: &Subscription) -> SubscriptionKey {
+        SubscriptionKey { tenant: self.owners.get(sub.owner).tenant.to_string(), id: sub.id.text() }
+    }
+
+    /// Indexed without a break since. Empty as long as it isn't live.
+    pub(crate) fn live_from(&self, sub: &Subscription) -> &Positions {
+        if sub.is_live() { self.sinces.get(sub.since) } else { &NOWHERE }
+    }
+
+    /// Contents that its id has had, with this one.
+    pub(crate) fn generation_of(&self, id: SubId) -> u32 {
+        self.rare(id).map_or(1, |rare| rare.generations_before.wrapping_add(1))
+    }
+
+    /// Tenants with how many subscriptions a Gateway has of each, in no order; a tenant comes once for each Gateway.
+    pub(crate) fn counts_by_tenant(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.owners.counts()
+    }
+
+    /// Whether events of this position are for it, as far as its floor goes.
+    pub(crate) fn is_above_floor(&self, id: SubId, position: &Position) -> bool {
+        self.rare(id).is_none_or(|rare| !rare.floor.covers(position))
+    }
+
+    /// Whether a resync stands in the place of this log entry.
+    pub(crate) fn is_skipped(&self, id: SubId, number: u64) -> bool {
+        self.rare(id).is_some_and(|rare| number < rare.skip_before)
+    }
+
+    pub(crate) fn rare(&self, id: SubId) -> Option<&Rare> {
+        self.get(id).filter(|sub| sub.has(RARE))?;
+        self.chunks[chunk_of(id.slot)].rare.get(&(place_of(id.slot) as u16)).map(|rare| &**rare)
+    }
+
+    /// Where there is nothing rare about it, that becomes what it is by default. Expects one that is here.
+    pub(crate) fn rare_mut(&mut self, id: SubId) -> &mut Rare {
+        debug_assert!(self.get(id).is_some(), "{id:?} has ended");
+        let chunk = &mut self.chunks[chunk_of(id.slot)];
+        chunk.places[place_of(id.slot)].set(RARE, true);
+        chunk.rare.entry(place_of(id.slot) as u16).or_default()
+    }
+
+    /// The same, if there is something rare about it.
+    pub(crate) fn rare_if_any(&mut self, id: SubId) -> Option<&mut Rare> {
+        self.get(id).filter(|sub| sub.has(RARE))?;
+        Some(self.rare_mut(id))
+    }
+
+    /// An event for it has left the log.
+    pub(crate) fn advance_tail(&mut self, id: SubId, position: &Position) {
+        if self.get(id).is_none() {
+            return;
+        }
+        let history = match self.histories.iter().position(|known| *known == (position.backend, position.lineage)) {
+            Some(at) => at as u32 + 1,
+            None => {
+                self.histories.push((position.backend, position.lineage));
+                self.histories.len() as u32
+            }
+        };
+        let tails = &mut self.chunks[chunk_of(id.slot)].tails;
+        if tails.is_empty() {
+            tails.resize(CHUNK, Tail::default());
+        }
+        let tail = &mut tails[place_of(id.slot)];
+        let new = Tail { time: position.time, k: position.k, history };
+        if tail.history == history {
+            if (tail.time, tail.k) < position.order() {
+                *tail = new;
+            }
+        } else if tail.history == 0 || self.histories[tail.history as usize - 1].0 == position.backend {
+            *tail = new;
+        } else {
+            self.rare_mut(id).tails.advance(*position);
         }
     }
 
-    #[test]
-    fn an_old_name_never_finds_the_next_one() {
-        let mut all = Subscriptions::default();
-        let first = all.insert(subscription());
-        all.remove(first).expect("it is there");
-        let second = all.insert(subscription());
-        assert_eq!(first.slot, second.slot);
-        assert!(all.get(first).is_none());
-        assert!(all.remove(first).is_none());
-        assert!(all.get(second).is_some());
-        assert_eq!(all.len(), 1);
+    /// The last event for it that has left the log, by backend: from before that, nothing can be replayed.
+    pub(crate) fn tail_of(&self, id: SubId) -> Positions {
+        let mut tail = self.rare(id).map_or_else(Positions::default, |rare| rare.tails.clone());
+        let first = self.get(id).and_then(|_| self.chunks[chunk_of(id.slot)].tails.get(place_of(id.slot)));
+        if let Some(first) = first.filter(|first| first.history > 0) {
+            let (backend, lineage) = self.histories[first.history as usize - 1];
+            tail.set(Position { backend, lineage, time: first.time, k: first.k });
+        }
+        tail
+    }
+
+    pub(crate) fn clear_tail(&mut self, id: SubId) {
+        if self.get(id).is_none() {
+            return;
+        }
+        if let Some(tail) = self.chunks[chunk_of(id.slot)].tails.get_mut(place_of(id.slot)) {
+            *tail = Tail::default();
+        }
+        if let Some(rare) = self.rare_if_any(id) {
+            rare.tails = Positions::default();
+        }
+    }
+
+    /// Forgets what says nothing any more: floors that have been reached, and resyncs before anything that the log still holds.
+    /// Gives how many it looked at.
+    pub(crate) fn tidy_chunk(&mut self, chunk: usize, received: &Positions, log_first: u64) -> usize {
+        let Some(Chunk { places, rare, .. }) = self.chunks.get_mut(chunk).filter(|chunk| !chunk.rare.is_empty()) else {
+            return 0;
+        };
+        let looked_at = rare.len();
+        rare.retain(|at, rare| {
+            let place = &mut places[usize::from(*at)];
+            if place.is_live() {
+                tidy(rare, received, log_first);
+            }
+            let keep = rare.says_something();
+            place.set(RARE, keep);
+            keep
+        });
+        rare.shrink_to_fit();
+        looked_at
+    }
+
+    /// It is hit from here on.
+    pub(crate) fn go_live(&mut self, id: SubId, from: &Positions) {
+        let since = self.sinces.enter(from);
+        match self.get_mut(id) {
+            Some(sub) => {
+                debug_assert!(!sub.is_live(), "{id:?} goes live twice");
+                sub.since = since;
+                sub.set(LIVE, true);
+            }
+            None => self.sinces.leave(since),
+        }
+    }
+
+    /// Its history begins anew.
+    pub(crate) fn live_anew(&mut self, id: SubId, from: &Positions) {
+        let Some(old) = self.get(id).filter(|sub| sub.is_live()).map(|sub| sub.since) else { return };
+        let since = self.sinces.enter(from);
+        self.sinces.leave(old);
+        if let Some(sub) = self.get_mut(id) {
+            sub.since = since;
+        }
+    }
+
+    /// Its number among those that wait is another.
+    pub(crate) fn set_pending_number(&mut self, id: SubId, number: u32) {
+        if let Some(sub) = self.get_mut(id).filter(|sub| !sub.is_live()) {
+            sub.since = number;
+        }
+    }
+
+    pub(crate) fn set_kept_by_session(&mut self, members: &mut Members, id: SubId) {
+        if let Some(sub) = self.get_mut(id).filter(|sub| !sub.is_kept_by_session()) {
+            sub.set(BY_SESSION, true);
+            members.by_http -= 1;
+        }
+    }
+
+    /// The next one of a walk that [`Members::start_walk`] began. Whoever comes in behind it is met too, whoever ends is not.
+    pub(crate) fn walk(&self, members: &mut Members) -> Option<SubId> {
+        let (id, sub) = self.at(members.walk)?;
+        members.walk = sub.after;
+        Some(id)
+    }
+
+    /// All of a Gateway's, in the order in which they came.
+    pub(crate) fn members<'a>(
+        &'a self,
+        members: &Members,
+    ) -> impl Iterator<Item = (SubId, &'a Subscription)> + use<'a> {
+        let mut next = members.first;
+        std::iter::from_fn(move || {
+            let (id, sub) = self.at(next)?;
+            next = sub.after;
+            Some((id, sub))
+        })
+    }
+
+    fn place(&self, slot: u32) -> Option<&Subscription> {
+        let chunk = self.chunks.get(chunk_of(slot))?;
+        chunk.places.get(place_of(slot)).filter(|place| place.has(TAKEN))
+    }
+
+    /// Expects a slot that has a place.
+    fn place_mut(&mut self, slot: u32) -> &mut Subscription {
+        &mut self.chunks[chunk_of(slot)].places[place_of(slot)]
+    }
+
+    /// A vacant place, which is still marked so.
+    fn take_place(&mut self) -> u32 {
+        let at = self.open.first().copied().unwrap_or_else(|| {
+            self.chunks.push(Chunk { vacant: NOBODY, ..Chunk::default() });
+            let at = self.chunks.len() as u32 - 1;
+            self.open.insert(at);
+            at
+        });
+        self.spare.take_if(|spare| *spare == at);
+        let chunk = &mut self.chunks[at as usize];
+        let place = match chunk.vacant {
+            NOBODY => {
+                // The first one grows as vectors do, so that few subscriptions take little.
+                if chunk.places.is_empty() && at > 0 {
+                    chunk.places.reserve_exact(CHUNK);
+                }
+                chunk.places.push(Subscription { stamp: chunk.stamp, ..Subscription::VACANT });
+                chunk.places.len() as u32 - 1
+            }
+            vacant => {
+                chunk.vacant = chunk.places[vacant as usize].after;
+                vacant
+            }
+        };
+        chunk.taken += 1;
+        if chunk.vacant == NOBODY && chunk.places.len() == CHUNK {
+            self.open.remove(&at);
+        }
+        at << CHUNK_BITS | place
+    }
+
+    fn give_place_back(&mut self, id: SubId) {
+        let at = chunk_of(id.slot) as u32;
+        let chunk = &mut self.chunks[at as usize];
+        let place = &mut chunk.places[place_of(id.slot)];
+        if place.has(RARE) {
+            chunk.rare.remove(&(place_of(id.slot) as u16));
+        }
+        if let Some(tail) = chunk.tails.get_mut(place_of(id.slot)) {
+            *tail = Tail::default();
+        }
+        *place = Subscription { stamp: place.stamp, after: chunk.vacant, ..Subscription::VACANT };
+        chunk.taken -= 1;
+        // A place whose stamps are used up stays empty for good.
+        if let Some(stamp) = place.stamp.checked_add(1) {
+            place.stamp = stamp;
+            chunk.vacant = place_of(id.slot) as u32;
+            self.open.insert(at);
+        }
+        if chunk.taken == 0 {
+            self.emptied(at);
+        }
+    }
+
+    /// One empty chunk keeps its memory, so that whoever comes and goes at its edge costs nothing.
+    fn emptied(&mut self, at: u32) {
+        let (keep, free) = match self.spare {
+            None => (at, None),
+            Some(spare) => (spare.min(at), Some(spare.max(at))),
+        };
+        self.spare = Some(keep);
+        let Some(chunk) = free.map(|at| &mut self.chunks[at as usize]) else { return };
+        let stamp = chunk.places.iter().map(|place| place.stamp).max().unwrap_or(chunk.stamp);
+        if stamp < u32::MAX {
+            *chunk = Chunk { vacant: NOBODY, stamp, ..Chunk::default() };
+        }
+    }
+
+    pub(crate) fn check_invariants(&self) {
+        assert_eq!(self.lookup.len(), self.len, "the look-up table and the places disagree");
+        assert_eq!(self.iter().count(), self.len, "places are miscounted");
+        for (at, chunk) in self.chunks.iter().enumerate() {
+            let taken = chunk.places.iter().filter(|place| place.has(TAKEN)).count();
+            assert_eq!(taken, chunk.taken as usize, "chunk {at} miscounts");
+            let room = chunk.vacant != NOBODY || chunk.places.len() < CHUNK;
+            assert_eq!(self.open.contains(&(at as u32)), room, "chunk {at} has room, and isn't open");
+            for (place, sub) in chunk.places.iter().enumerate() {
+                assert_eq!(sub.has(RARE), chunk.rare.contains_key(&(place as u16)), "something rare is lost");
+            }
+        }
+        for (id, sub) in self.iter() {
+            assert_eq!(self.find(self.gateway_of(sub), &self.key_of(sub)), Some(id), "{id:?} isn't found by its key");
+        }
     }
 }
+
+static NOWHERE: std::sync::LazyLock<Positions> = std::sync::LazyLock::new(Positions::default);
+
+fn chunk_of(slot: u32) -> usize {
+    (slot >> CHUNK_BITS) as usize
+}
+
+fn place_of(slot: u32) -> usize {
+    slot as usize & (CHUNK - 1)
+}
+
+fn hash_of(chunks: &[Chunk], seed: u64, slot: u32) -> u64 {
+    let place = &chunks[chunk_of(slot)].places[place_of(slot)];
+    hash(seed, place.owner, |seed| place.id.hash(seed))
+}
+
+fn hash(seed: u64, owner: u32, of_id: impl FnOnce(u64) -> u64) -> u64 {
+    of_id(seed ^ u64::from(owner).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+fn tidy(rare: &mut Rare, received: &Positions, log_first: u64) {
+    if rare.floor.iter().all(|position| received.covers(position)) {
+        rare.floor = Positions::default();
+    }
+    if rare.skip_before <= log_first {
+        rare.skip_before = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@
 //! - The count of a Gateway, of a tenant and of the node never exceeds its quota, but for [`Registrar::confirmed`]; an id that is
 //!   counted already is never refused for a quota.
 //! - An entry is a 64-bit keyed hash and a shard's index: two ids that collide would count as one, which at 10 million
-//!   subscriptions has a chance of about 3 in a million.
+//!   subscriptions has a chance of about 3 in a million. See [`super::ledger`].
 
 use std::{collections::hash_map::RandomState, hash::BuildHasher, sync::Arc};
 
@@ -18,6 +18,7 @@ use predicate::{CompileError, Mapping, Predicate, Source};
 use shards::{Admission, Refusal};
 use wire::{ErrorCode, PlaceHash, SlotTable, SubscribeItem, SubscriptionKey};
 
+use super::ledger::Ledger;
 use crate::config::{Config, Tenants, valid_gateway_name};
 
 /// Longest tenant and collection, in bytes; what a shard accepts.
@@ -96,7 +97,7 @@ pub struct Registrar {
     slots: SlotTable,
     hasher: RandomState,
     /// Fingerprint of (Gateway, tenant, id) → shard.
-    entries: HashMap<u64, u16>,
+    entries: Ledger,
     by_gateway: HashMap<String, u64>,
     by_tenant: HashMap<String, u64>,
     by_shard: Vec<u64>,
@@ -109,7 +110,7 @@ impl Registrar {
             by_shard: vec![0; usize::from(config.shards)],
             config,
             hasher: RandomState::new(),
-            entries: HashMap::new(),
+            entries: Ledger::default(),
             by_gateway: HashMap::new(),
             by_tenant: HashMap::new(),
         }
@@ -132,7 +133,7 @@ impl Registrar {
     ) -> Result<Admitted, Refusal> {
         self.check(gateway, tenants, item)?;
         let fingerprint = self.fingerprint(gateway, &item.key);
-        let holder = self.entries.get(&fingerprint).copied();
+        let holder = self.entries.get(fingerprint);
         match holder {
             Some(other) if other != shard && moved == Moved::Refuse => {
                 return Err(refusal(
@@ -157,7 +158,7 @@ impl Registrar {
             }
             Some(_) => {}
         }
-        self.entries.insert(fingerprint, shard);
+        self.entries.set(fingerprint, shard);
         Ok(Admitted { admission: Admission { predicate: Arc::new(predicate) }, moved_from })
     }
 
@@ -165,10 +166,10 @@ impl Registrar {
     pub fn released(&mut self, shard: u16, gateway: &str, keys: &[SubscriptionKey]) {
         for key in keys {
             let fingerprint = self.fingerprint(gateway, key);
-            if self.entries.get(&fingerprint) != Some(&shard) {
+            if self.entries.get(fingerprint) != Some(shard) {
                 continue;
             }
-            self.entries.remove(&fingerprint);
+            self.entries.remove(fingerprint);
             count_out(&mut self.by_gateway, gateway);
             count_out(&mut self.by_tenant, &key.tenant);
             self.count_shard(shard, false);
@@ -179,15 +180,15 @@ impl Registrar {
     /// while the command was on its way and took the count with it; then it is counted in again, quota or not, since it is there.
     pub fn confirmed(&mut self, shard: u16, gateway: &str, key: &SubscriptionKey) {
         let fingerprint = self.fingerprint(gateway, key);
-        if !self.entries.contains_key(&fingerprint) {
+        if self.entries.get(fingerprint).is_none() {
             self.count_in(shard, gateway, &key.tenant);
-            self.entries.insert(fingerprint, shard);
+            self.entries.set(fingerprint, shard);
         }
     }
 
     /// The shard that holds a subscription.
     pub fn holder(&self, gateway: &str, key: &SubscriptionKey) -> Option<u16> {
-        self.entries.get(&self.fingerprint(gateway, key)).copied()
+        self.entries.get(self.fingerprint(gateway, key))
     }
 
     /// Every place where a Gateway has a subscription of this id, at most `most`. Tries each tenant that it may name and that has

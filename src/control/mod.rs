@@ -2,7 +2,7 @@
 //!
 //! | to change | look in |
 //! |---|---|
-//! | who may subscribe, quotas | `admission` |
+//! | who may subscribe, quotas | `admission`, and `ledger` for where that is kept |
 //! | who talks to whom about it | `registry` |
 //! | tokens | `credentials` |
 //! | a path of the HTTP API | `http` |
@@ -14,6 +14,7 @@
 pub mod admission;
 pub mod credentials;
 mod http;
+mod ledger;
 mod metrics;
 pub mod registry;
 mod server;

@@ -12,6 +12,8 @@ pub(super) trait Core: 'static {
     fn handle(&mut self, input: Input, now: Millis, outputs: &mut Vec<Output>);
     /// Items that came through the ring together. Leaves none.
     fn ingest(&mut self, items: &mut Vec<FromIngest>, now: Millis, outputs: &mut Vec<Output>);
+    /// A slice of the work that waits. Whether there is more.
+    fn work(&mut self, now: Millis, outputs: &mut Vec<Output>) -> bool;
     fn fill(&mut self, connection: ConnectionId, now: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize;
     fn settled(&self) -> Positions;
     fn take_filter(&mut self) -> Option<FilterSnapshot>;
@@ -31,6 +33,10 @@ impl Core for Shard {
 
     fn ingest(&mut self, items: &mut Vec<FromIngest>, now: Millis, outputs: &mut Vec<Output>) {
         Shard::ingest(self, items.drain(..), now, outputs);
+    }
+
+    fn work(&mut self, now: Millis, outputs: &mut Vec<Output>) -> bool {
+        Shard::work(self, now, outputs)
     }
 
     fn fill(&mut self, connection: ConnectionId, now: Millis, bytes_max: usize, buffer: &mut BytesMut) -> usize {

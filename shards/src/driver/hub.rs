@@ -126,6 +126,16 @@ impl<C: Core> Hub<C> {
         count
     }
 
+    /// A slice of what the shard could not do at once. Whether there is more.
+    pub(super) fn work(&self) -> bool {
+        if self.executor.has_failed() {
+            return false;
+        }
+        let more = self.core.borrow_mut().work(self.now(), &mut self.outputs.borrow_mut());
+        self.dispatch();
+        more
+    }
+
     /// What is to be written to a connection's delivery stream next. 0: nothing until it is told so.
     pub(super) fn fill(&self, connection: ConnectionId, bytes_max: usize, buffer: &mut BytesMut) -> usize {
         if self.executor.has_failed() {

@@ -70,6 +70,7 @@ impl<C: Core> MainLoop<C> {
                 next_tick = began + TICK;
                 self.executor.guard(next_tick);
             }
+            worked |= self.hub.work();
             worked |= self.step_filter();
             worked |= self.to_control.forward(&self.hub);
             // All that has stirred until here is in what is published now.
@@ -101,7 +102,7 @@ impl<C: Core> MainLoop<C> {
 
     /// One last look at what has been sent to the shard and what it says to the control thread.
     pub(super) fn finish(&mut self) {
-        while self.take_in() {
+        while self.take_in() | self.hub.work() {
             self.to_control.forward(&self.hub);
         }
         self.to_control.forward(&self.hub);

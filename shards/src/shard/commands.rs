@@ -1,41 +1,92 @@
-//! Commands from the control thread: registration over HTTP.
+//! Commands from the control thread: registration over HTTP. They are carried out one after the other, and each is answered once it
+//! is.
 
 use wire::{CloseReason, Registration, SubscribeItem, SubscriptionKey};
 
 use super::Shard;
+use super::work::{ITEM_UNITS, LIFE_UNITS, Removing, Units};
+use crate::config::CLOSED_WAITING_MAX;
 use crate::subscription::{GatewayId, SubId};
 use crate::{Admission, Command, CommandKind, CommandReply, Output};
 
 impl Shard {
     pub(super) fn on_command(&mut self, command: Command, out: &mut Vec<Output>) {
-        let Command { id, gateway: name, what } = command;
-        let reply = match what {
-            CommandKind::Register { item, admission } => {
-                let gateway = self.gateways.open(&name);
-                self.register(gateway, item, admission, out)
+        self.rows.commands.push_back(command);
+        let mut credit = self.credit;
+        self.run_commands(&mut credit, out);
+        self.credit = credit;
+    }
+
+    pub(super) fn run_commands(&mut self, units: &mut Units, out: &mut Vec<Output>) {
+        while !units.are_spent() {
+            if self.rows.removing.is_some() {
+                self.go_on_removing(units, out);
+                continue;
             }
-            CommandKind::Renew { key } => self.renew_over_http(&name, &key),
-            CommandKind::Remove { key, reason } => {
-                let found = self.find(&name, &key);
-                let reply = self.remove(found.into_iter().collect(), reason, out);
-                // What replaces it is on another shard: nothing follows here.
-                let known = self.gateways.find(&name).and_then(|id| self.gateways.get(id));
-                if known.is_none_or(|known| known.subscriptions.is_empty()) {
-                    self.sync.gone(&name);
+            let Some(Command { id, gateway: name, what }) = self.rows.commands.pop_front() else { return };
+            units.take(ITEM_UNITS);
+            let reply = match what {
+                CommandKind::Register { item, admission } => {
+                    units.take(LIFE_UNITS);
+                    let gateway = self.gateways.open(&name);
+                    self.register(gateway, item, admission, out)
                 }
-                reply
-            }
-            CommandKind::RemoveAll => {
-                let known = self.gateways.find(&name).and_then(|id| self.gateways.get(id));
-                let all = known.map_or_else(Vec::new, |known| known.subscriptions.values().copied().collect());
-                self.remove(all, CloseReason::Removed, out)
-            }
+                CommandKind::Renew { key } => self.renew_over_http(&name, &key),
+                CommandKind::Remove { key, reason } => {
+                    units.take(LIFE_UNITS);
+                    let found: Vec<SubId> = self.find(&name, &key).into_iter().collect();
+                    let count = found.len() as u64;
+                    self.end(found, reason, out);
+                    // What replaces it is on another shard: nothing follows here.
+                    let known = self.gateways.find(&name).and_then(|id| self.gateways.get(id));
+                    if known.is_none_or(|known| known.members.is_empty()) {
+                        self.sync.gone(&name);
+                    }
+                    CommandReply::Removed { count }
+                }
+                CommandKind::RemoveAll => match self.gateways.find(&name) {
+                    Some(gateway) => {
+                        if let Some(known) = self.gateways.get_mut(gateway) {
+                            known.removing = true;
+                        }
+                        self.rows.removing = Some(Removing { command: id, gateway, count: 0 });
+                        continue;
+                    }
+                    None => CommandReply::Removed { count: 0 },
+                },
+            };
+            out.push(Output::Commanded { id, reply });
+        }
+    }
+
+    /// The Gateway's requests, and all commands behind this one, wait meanwhile. So nothing comes in that would be removed too.
+    fn go_on_removing(&mut self, units: &mut Units, out: &mut Vec<Output>) {
+        let Some(Removing { command, gateway, count }) = &mut self.rows.removing else { return };
+        let (command, gateway) = (*command, *gateway);
+        let Some(known) = self.gateways.get(gateway) else {
+            debug_assert!(false, "a Gateway is forgotten while its subscriptions are removed");
+            self.rows.removing = None;
+            return;
         };
-        out.push(Output::Commanded { id, reply });
+        let room = units.room_for(LIFE_UNITS);
+        let ids: Vec<SubId> = self.subs.members(&known.members).map(|(id, _)| id).take(room).collect();
+        if ids.is_empty() {
+            let reply = CommandReply::Removed { count: *count };
+            self.rows.removing = None;
+            if let Some(known) = self.gateways.get_mut(gateway) {
+                known.removing = false;
+            }
+            self.give_turn(gateway);
+            out.push(Output::Commanded { id: command, reply });
+            return;
+        }
+        *count += ids.len() as u64;
+        units.take(LIFE_UNITS * ids.len() as u32);
+        self.end(ids, CloseReason::Removed, out);
     }
 
     fn find(&self, gateway: &str, key: &SubscriptionKey) -> Option<SubId> {
-        self.gateways.get(self.gateways.find(gateway)?)?.subscriptions.get(key).copied()
+        self.subs.find(self.gateways.find(gateway)?, key)
     }
 
     fn register(
@@ -45,43 +96,57 @@ impl Shard {
         admission: Admission,
         out: &mut Vec<Output>,
     ) -> CommandReply {
-        let ttl_ms = self.ttl_ms(&item);
-        let known = self.gateways.get(gateway).and_then(|known| known.subscriptions.get(&item.key).copied());
+        let ttl_s = self.ttl_s(&item);
+        let expires_in_ms = u64::from(ttl_s) * 1_000;
+        let content = self.subs.content_of(&item);
         let time = self.time;
-        let (id, registration) = match known {
+        let (id, registration) = match self.subs.find(gateway, &item.key) {
             Some(id) => {
-                let Some(sub) = self.subs.get_mut(id).filter(|sub| sub.content.is_of(&item)) else {
+                let Some(sub) = self.subs.get_mut(id).filter(|sub| sub.is_of(&content)) else {
                     return CommandReply::Exists;
                 };
-                sub.ttl_ms = ttl_ms;
-                sub.expires_at = time + ttl_ms;
+                sub.set_ttl(ttl_s);
+                sub.set_expires_at(time + expires_in_ms);
                 self.stats.subscriptions_renewed += 1;
                 (id, Registration::Renewed)
             }
             None => {
+                let session = self.gateways.session(gateway);
+                if session.is_some_and(|session| session.closed_waiting >= CLOSED_WAITING_MAX) {
+                    // Each that comes and goes adds to what its Gateway's session has not read yet.
+                    self.stats.subscriptions_rejected += 1;
+                    self.release(gateway, vec![item.key], out);
+                    return CommandReply::Busy;
+                }
+                let Some(id) = self.create(gateway, item, content, admission, 1, false, out) else {
+                    debug_assert!(false, "{gateway:?} was opened for it");
+                    return CommandReply::NotFound;
+                };
                 self.stats.subscriptions_created += 1;
-                (self.create(gateway, item, admission, 1, None, out), Registration::Created)
+                (id, Registration::Created)
             }
         };
-        let filter_version = self.subs.get(id).map_or(0, |sub| sub.filter_version);
-        CommandReply::Registered { registration, filter_version, expires_in_ms: ttl_ms }
+        CommandReply::Registered { registration, filter_version: self.filter_version_of(id), expires_in_ms }
+    }
+
+    /// The version of the filter that it waits for. For one that is live, one that the ingest thread routes by.
+    fn filter_version_of(&self, id: SubId) -> u64 {
+        match self.subs.get(id) {
+            Some(sub) if !sub.is_live() => self.pending.version(sub.pending_number()),
+            _ => self.filter_seen,
+        }
     }
 
     fn renew_over_http(&mut self, gateway: &str, key: &SubscriptionKey) -> CommandReply {
         let time = self.time;
         match self.find(gateway, key).and_then(|id| self.subs.get_mut(id)) {
             Some(sub) => {
-                sub.expires_at = time + sub.ttl_ms;
-                CommandReply::Renewed { expires_in_ms: sub.ttl_ms }
+                let expires_in_ms = sub.ttl_ms();
+                sub.set_expires_at(time + expires_in_ms);
+                CommandReply::Renewed { expires_in_ms }
             }
             None if self.expired.has(gateway, key) => CommandReply::Expired,
             None => CommandReply::NotFound,
         }
-    }
-
-    fn remove(&mut self, subs: Vec<SubId>, reason: CloseReason, out: &mut Vec<Output>) -> CommandReply {
-        let count = subs.len() as u64;
-        self.end(subs, reason, out);
-        CommandReply::Removed { count }
     }
 }

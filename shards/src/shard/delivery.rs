@@ -65,12 +65,9 @@ impl Shard {
             }
             Some(Item::Resync { sub: id, reason }) => {
                 let Some(sub) = self.subs.get_mut(id) else { return };
-                let connection = session.connection;
-                let Some(binding) = sub.binding.as_mut().filter(|binding| binding.session == connection) else {
-                    return;
-                };
-                binding.resync_queued = false;
-                let (handle, live_from) = (binding.handle, sub.live_from.clone());
+                let Some(handle) = session.handle_of(sub) else { return };
+                sub.set_resync_queued(false);
+                let live_from = self.subs.get(id).map(|sub| self.subs.live_from(sub).clone()).unwrap_or_default();
                 let seq = session.next_seq();
                 session.in_flight.push_back(InFlight { seq, bytes: 0, sent: Sent::Resync { sub: id, reason } });
                 Delivery::Resync { seq, handle, reason, live_from }
@@ -98,7 +95,7 @@ impl Shard {
                 if let Some(Item::Replay { number, subs: again, .. }) = take_entry(session) {
                     // It left the log before it was sent again. Who was owed it has been told already.
                     missed.extend(
-                        again.into_iter().filter(|id| subs.get(*id).is_some_and(|sub| sub.skip_before <= number)),
+                        again.into_iter().filter(|id| subs.get(*id).is_some() && !subs.is_skipped(*id, number)),
                     );
                 }
                 if missed.is_empty() {
@@ -210,15 +207,15 @@ impl Part {
         named.clear();
         let mut sent = Places::default();
         let Some(number) = item.number() else { return sent };
-        let again = if let Item::Replay { subs, .. } = item { Some(subs) } else { None };
         for (at, target) in (self.slice.start..).zip(&entry.targets[self.slice.range()]) {
             let Some(sub) = subs.get(target.sub) else { continue };
-            let Some(binding) = sub.bound_in(session.connection) else { continue };
-            let is_for_it = match again {
-                Some(subs) => subs.binary_search(&target.sub).is_ok(),
-                None => binding.from <= number,
+            let Some(handle) = session.handle_of(sub) else { continue };
+            let is_for_it = match item {
+                Item::Replay { subs, .. } => subs.binary_search(&target.sub).is_ok(),
+                Item::Live { marks, .. } => sub.mark() <= *marks,
+                _ => false,
             };
-            if !is_for_it || sub.skip_before > number {
+            if !is_for_it || subs.is_skipped(target.sub, number) {
                 continue;
             }
             let (transition, certainty) = (target.transition(), target.certainty());
@@ -228,7 +225,7 @@ impl Part {
                 continue;
             }
             sent.push(at);
-            named.push(Target { handle: binding.handle, transition, certainty });
+            named.push(Target { handle, transition, certainty });
         }
         sent
     }

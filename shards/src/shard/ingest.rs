@@ -74,7 +74,7 @@ impl Shard {
                     match other {
                         FromIngest::Change(_) => {}
                         FromIngest::Progress(position) => self.marks.receive(position),
-                        FromIngest::FilterSeen { version, positions } => self.on_filter_seen(version, &positions, out),
+                        FromIngest::FilterSeen { version, positions } => self.on_filter_seen(version, &positions),
                         FromIngest::Gap(gap) => self.on_gap(&gap, out),
                     }
                 }
@@ -84,17 +84,12 @@ impl Shard {
         self.batch = batch;
     }
 
-    fn on_filter_seen(&mut self, version: u64, positions: &Positions, out: &mut Vec<Output>) {
+    /// Whoever waited for this version is live from here on. That is noted here, in one step; each takes note of it in its turn, or when
+    /// it is hit.
+    fn on_filter_seen(&mut self, version: u64, positions: &Positions) {
         positions.iter().for_each(|position| self.marks.receive(*position));
         self.filter_seen = self.filter_seen.max(version);
-        let (live, pending) = std::mem::take(&mut self.pending)
-            .into_iter()
-            .partition(|id| self.subs.get(*id).is_none_or(|sub| sub.filter_version <= self.filter_seen));
-        self.pending = pending;
-        let live: Vec<SubId> = live;
-        for id in live {
-            self.activate(id, positions, out);
-        }
+        self.pending.confirm(self.filter_seen, positions);
     }
 
     fn take_batch(&mut self, batch: &mut Batch, out: &mut Vec<Output>) {
@@ -117,9 +112,10 @@ impl Shard {
     fn match_batch(&mut self, batch: &mut Batch) {
         let (subs, gateways) = (&self.subs, &self.gateways);
         let can_verify = |slot: u32| {
-            subs.at(slot).and_then(|(_, sub)| gateways.session(sub.gateway)).is_some_and(|session| session.can_verify)
+            let session = subs.at(slot).and_then(|(_, sub)| gateways.session(subs.gateway_of(sub)));
+            session.is_some_and(|session| session.can_verify)
         };
-        let transitions = |slot: u32| subs.at(slot).is_some_and(|(_, sub)| sub.content.transitions);
+        let transitions = |slot: u32| subs.at(slot).is_some_and(|(_, sub)| sub.transitions());
         let rules = Rules {
             bare_deletes: self.config.bare_deletes,
             evaluation_units_max: self.config.evaluation_units_max,
@@ -151,23 +147,15 @@ impl Shard {
 
         batch.told.clear();
         for hit in hits {
-            if let Some((id, sub)) = self.subs.at(hit.slot)
-                && sub.is_live()
-                && !sub.floor.covers(&change.position)
-            {
-                let session = self.gateways.session(sub.gateway);
-                batch.told.push(Told {
-                    sub: id,
-                    gateway: sub.gateway,
-                    bound: session.is_some_and(|session| sub.bound_in(session.connection).is_some()),
-                    group: 0,
-                    transition: hit.transition,
-                    certainty: hit.certainty,
-                    shown: hit.shown,
-                });
+            let Some((id, sub)) = self.subs.at(hit.slot) else { continue };
+            if !(sub.is_live() || self.wake(id, out)) || !self.subs.is_above_floor(id, &change.position) {
+                continue;
             }
+            let Some((gateway, bound)) = self.whose(id) else { continue };
+            let (transition, certainty, shown) = (hit.transition, hit.certainty, hit.shown);
+            batch.told.push(Told { sub: id, gateway, bound, group: 0, transition, certainty, shown });
         }
-        let broken = self.promised_image_is_missing(change, &batch.told);
+        let broken = self.promised_image_is_missing(change, &batch.told, out);
         if !broken.is_empty() {
             // They read the collection's state anew, and with it what this change did.
             batch.told.retain(|told| broken.binary_search(&told.sub).is_err());
@@ -185,7 +173,7 @@ impl Shard {
 
     /// Subscriptions that were promised a `leave`, which can't be told because the before-image isn't there. In the order of
     /// their names.
-    fn promised_image_is_missing(&self, change: &Change, told: &[Told]) -> Vec<SubId> {
+    fn promised_image_is_missing(&mut self, change: &Change, told: &[Told], out: &mut Vec<Output>) -> Vec<SubId> {
         let missing = change.before.is_none()
             && change.operation != Operation::Insert
             && self.config.promises_before_images(change.position.backend);
@@ -210,15 +198,21 @@ impl Shard {
             }
             _ => return Vec::new(),
         };
-        let members = slots.into_iter().filter_map(|slot| self.subs.at(slot));
-        // Without transitions, an update that ends a match is not told anyway.
-        let mut broken: Vec<SubId> = members
-            .filter(|(_, sub)| sub.is_live() && !sub.floor.covers(&change.position))
-            .filter(|(_, sub)| sub.content.transitions || change.operation == Operation::Delete)
-            .map(|(id, _)| id)
-            .collect();
-        broken.sort_unstable();
+        let mut broken = self.woken(slots, out);
+        broken.retain(|id| {
+            // Without transitions, an update that ends a match is not told anyway.
+            let sub = self.subs.get(*id);
+            let told = sub.is_some_and(|sub| sub.transitions() || change.operation == Operation::Delete);
+            told && self.subs.is_above_floor(*id, &change.position)
+        });
         broken
+    }
+
+    /// Whose it is, and whether it has a handle in its Gateway's session.
+    fn whose(&self, id: SubId) -> Option<(GatewayId, bool)> {
+        let sub = self.subs.get(id)?;
+        let gateway = self.subs.gateway_of(sub);
+        Some((gateway, self.gateways.session(gateway).is_some_and(|session| session.has_bound(sub))))
     }
 
     /// Puts a change into the log for these.
@@ -265,23 +259,13 @@ impl Shard {
                 Scope::Collection { tenant, collection } => slots.extend(self.index.members_of(tenant, collection)),
             }
         }
-        slots.sort_unstable();
-        slots.dedup();
-        let mut told: Vec<Told> = slots
-            .iter()
-            .filter_map(|slot| self.subs.at(*slot))
-            .filter(|(_, sub)| sub.is_live() && !sub.floor.covers(&gap.position))
-            .map(|(id, sub)| {
-                let session = self.gateways.session(sub.gateway);
-                Told {
-                    sub: id,
-                    gateway: sub.gateway,
-                    bound: session.is_some_and(|session| sub.bound_in(session.connection).is_some()),
-                    group: 0,
-                    transition: Transition::Update,
-                    certainty: Certainty::Matched,
-                    shown: Shown::Nothing,
-                }
+        let woken = self.woken(slots, out);
+        let above = woken.into_iter().filter(|id| self.subs.is_above_floor(*id, &gap.position));
+        let mut told: Vec<Told> = above
+            .filter_map(|id| {
+                let (gateway, bound) = self.whose(id)?;
+                let (transition, certainty) = (Transition::Update, Certainty::Matched);
+                Some(Told { sub: id, gateway, bound, group: 0, transition, certainty, shown: Shown::Nothing })
             })
             .collect();
         if told.is_empty() {

@@ -1,315 +1,218 @@
-//! A subscription's life: it comes in, goes live, is bound to a handle, is told what it missed or that it missed something, and
-//! ends.
+//! A subscription's life: it comes in, is renewed, may lose its continuity, and ends.
 
-use hashbrown::HashMap;
-use wire::{Bound, CloseReason, Positions, ResyncReason, SubscribeItem, SubscriptionKey};
+use wire::{CloseReason, Positions, ResyncReason, SubscribeItem, SubscriptionKey};
 
 use super::Shard;
+use super::work::{ENTRY_UNITS, Units};
 use crate::outbox::Settle;
-use crate::session::Item;
-use crate::subscription::{Binding, Content, GatewayId, Stage, SubId, Subscription};
-use crate::{Admission, ConnectionId, Output};
-
-/// A subscription that is to be bound, and the positions that its Gateway presented for it. None presented: what it is owed.
-pub(super) struct Presented {
-    pub(super) sub: SubId,
-    pub(super) positions: Positions,
-}
+use crate::session::{Item, Presented};
+use crate::subscription::{Content, GatewayId, New, SubId, Subscription};
+use crate::{Admission, Output};
 
 impl Shard {
-    /// Takes in what was admitted. It is live at once where the ingest thread already routes what it wants.
+    /// Takes in what was admitted, for a Gateway that is known. It is live at once where the ingest thread already routes what it
+    /// wants. None if the Gateway isn't known.
+    #[expect(clippy::too_many_arguments, reason = "what a subscription is made of comes together here, once")]
     pub(super) fn create(
         &mut self,
         gateway: GatewayId,
         item: SubscribeItem,
+        content: Content,
         admission: Admission,
         generation: u32,
-        presented_in: Option<ConnectionId>,
+        by_session: bool,
         out: &mut Vec<Output>,
-    ) -> SubId {
-        let ttl_ms = self.ttl_ms(&item);
-        let content = Content::of(&item);
-        let SubscribeItem { key, collection, positions, .. } = item;
+    ) -> Option<SubId> {
+        let ttl_s = self.ttl_s(&item);
+        let SubscribeItem { key, collection, positions, transitions, .. } = item;
+        let known = self.gateways.get_mut(gateway)?;
         let filter_key = self.index.filter_key(&key.tenant, &collection, &admission.predicate);
         let added_at = self.filter.add(filter_key);
-        let mut named_at = 0;
-        if let Some(known) = self.gateways.get_mut(gateway) {
-            if self.sync.registered(&known.name) {
-                known.named_at = self.filter.raise();
-            }
-            named_at = known.named_at;
+        if self.sync.registered(&known.name) {
+            known.named_at = self.filter.raise();
         }
-        let filter_version = added_at.max(named_at);
-        let tenant = key.tenant.clone();
-        let sub = self.subs.insert(Subscription {
-            gateway,
-            key: key.clone(),
-            content,
-            generation,
-            filter_key,
-            filter_version,
-            stage: Stage::Pending { presented: positions },
-            ttl_ms,
-            by_session: presented_in.is_some(),
-            expires_at: self.time + ttl_ms,
-            live_from: Positions::default(),
-            tail: Positions::default(),
-            floor: Positions::default(),
-            broken: None,
-            owed: 0,
-            skip_before: 0,
-            binding: None,
-            presented_in,
-        });
-        self.index.insert(sub.slot, &tenant, &collection, &admission.predicate);
-        let before = self.gateways.get_mut(gateway).and_then(|known| known.subscriptions.insert(key, sub));
-        debug_assert!(before.is_none(), "a subscription takes the place of one that hasn't ended");
-        self.pending.push(sub);
-        if self.filter_seen > 0 && filter_version <= self.filter_seen {
-            self.pending.pop();
+        let needs = added_at.max(known.named_at);
+        let expires_at = self.time + u64::from(ttl_s) * 1_000;
+        let id = self.subs.insert(
+            &mut known.members,
+            New { gateway, key: &key, content, transitions, generation, filter_key, by_session, ttl_s, expires_at },
+        );
+        if by_session
+            && let Some(session) = &known.session
+            && let Some(sub) = self.subs.get_mut(id)
+        {
+            sub.set_mark(session.base());
+        }
+        self.index.insert(id.slot, &key.tenant, &collection, &admission.predicate);
+        if !positions.is_empty() {
+            self.subs.rare_mut(id).floor = positions;
+        }
+        if self.filter_seen > 0 && needs <= self.filter_seen {
             let live_from = self.marks.received().clone();
-            self.activate(sub, &live_from, out);
+            self.activate(id, &live_from, out);
+        } else {
+            // The newest version rather than the one that it needs: so those that wait stand in the order of their versions.
+            let number = self.pending.push(self.filter.version(), id);
+            self.subs.set_pending_number(id, number);
         }
-        sub
+        Some(id)
     }
 
-    /// Every match after `live_from` is delivered from here on.
-    pub(super) fn activate(&mut self, id: SubId, live_from: &Positions, out: &mut Vec<Output>) {
-        let next = self.log.next();
-        let Some(sub) = self.subs.get_mut(id) else { return };
-        let Stage::Pending { presented } = std::mem::replace(&mut sub.stage, Stage::Live) else {
-            debug_assert!(false, "{:?} goes live twice", sub.key);
-            return;
-        };
-        sub.live_from = live_from.clone();
-        sub.skip_before = next;
-        sub.broken = judge(sub, &presented, live_from);
-        if sub.broken.is_none() {
-            sub.floor = presented;
+    /// The same content under the same name: its history goes on. Gives what is to be bound, if it is.
+    pub(super) fn renew(
+        &mut self,
+        gateway: GatewayId,
+        id: SubId,
+        ttl_s: u32,
+        positions: Positions,
+        out: &mut Vec<Output>,
+    ) -> Option<Presented> {
+        let live = self.wake(id, out);
+        let expires_at = self.time + u64::from(ttl_s) * 1_000;
+        let known = self.gateways.get_mut(gateway)?;
+        self.subs.set_kept_by_session(&mut known.members, id);
+        let session = known.session.as_ref()?;
+        let sub = self.subs.get_mut(id)?;
+        sub.set_ttl(ttl_s);
+        sub.set_expires_at(expires_at.max(sub.expires_at()));
+        let bound = session.has_bound(sub);
+        if !bound {
+            sub.set_mark(session.base());
         }
-        let (gateway, presented_in) = (sub.gateway, sub.presented_in);
-        let here = self.gateways.session(gateway);
-        if here.is_some_and(|session| session.synced || presented_in == Some(session.connection)) {
-            self.bind(id, out);
-        }
-    }
-
-    /// Binds subscriptions that went live before, and queues what each has not had. One walk over the Gateway's log entries for
-    /// all of them.
-    pub(super) fn bind_all(&mut self, gateway: GatewayId, presented: Vec<Presented>, out: &mut Vec<Output>) {
-        let mut resyncs: Vec<(SubId, ResyncReason)> = Vec::new();
-        let mut replays: HashMap<SubId, Positions> = HashMap::new();
-        for Presented { sub: id, positions } in &presented {
-            let received = self.marks.received();
-            let Some(sub) = self.subs.get_mut(*id) else { continue };
-            match judge(sub, positions, received) {
-                Some(reason) => resyncs.push((*id, reason)),
-                None => {
-                    sub.broken = None;
-                    if positions.iter().any(|position| !received.covers(position)) {
-                        sub.floor = positions.clone();
-                    }
-                    replays.insert(*id, positions.clone());
-                }
+        if !live {
+            if !positions.is_empty() {
+                let presented = &mut self.subs.rare_mut(id).floor;
+                positions.iter().for_each(|position| presented.set(*position));
             }
+            return None;
         }
-        for reason in [
-            ResyncReason::LineageChanged,
-            ResyncReason::PositionTooOld,
-            ResyncReason::OutboxOverrun,
-            ResyncReason::PreimageMissing,
-        ] {
-            let broken: Vec<SubId> = resyncs.iter().filter(|(_, why)| *why == reason).map(|(id, _)| *id).collect();
-            if !broken.is_empty() {
-                self.resync(broken, reason, out);
-            }
-        }
-        for Presented { sub, .. } in &presented {
-            self.bind(*sub, out);
-        }
-        self.replay(gateway, &replays, out);
-    }
-
-    /// Gives it a handle in its Gateway's session. Tells of a break that nobody has been told of.
-    fn bind(&mut self, id: SubId, out: &mut Vec<Output>) {
-        let from = self.log.next();
-        let Some(sub) = self.subs.get_mut(id) else { return };
-        let Some(session) = self.gateways.session_mut(sub.gateway) else { return };
-        let Some(handle) = session.next_handle() else { return };
-        let broken = sub.broken.take();
-        sub.binding = Some(Binding { session: session.connection, handle, from, resync_queued: broken.is_some() });
-        let bound = Bound {
-            handle,
-            key: sub.key.clone(),
-            generation: sub.generation,
-            live_from: sub.live_from.clone(),
-            leaves: self.config.promises_leaves(),
-        };
-        let gateway = sub.gateway;
-        self.queue(gateway, Item::Bound(Box::new(bound)), out);
-        if let Some(reason) = broken {
-            self.stats.resyncs.count(reason);
-            self.queue(gateway, Item::Resync { sub: id, reason }, out);
-        }
-    }
-
-    /// Queues the entries that these have not had: all above the presented positions, or all that are owed.
-    fn replay(&mut self, gateway: GatewayId, subs: &HashMap<SubId, Positions>, out: &mut Vec<Output>) {
-        let mut settled: Vec<Settle> = Vec::new();
-        let mut items: Vec<Item> = Vec::new();
-        let Some(known) = self.gateways.get(gateway) else { return };
-        if subs.is_empty() {
-            return;
-        }
-        for &number in &known.log {
-            let Some(entry) = self.log.get(number) else { continue };
-            let Some(slice) = entry.slice(gateway) else { continue };
-            let mut again: Vec<SubId> = Vec::new();
-            for at in slice.range() {
-                let target = &entry.targets[at];
-                let Some(positions) = subs.get(&target.sub) else { continue };
-                if self.subs.get(target.sub).is_none_or(|sub| number < sub.skip_before) {
-                    continue;
-                }
-                if positions.covers(&entry.position) {
-                    settled.push(Settle { number, target: at as u32 });
-                } else if !target.settled() || !positions.is_empty() {
-                    again.push(target.sub);
-                }
-            }
-            if !again.is_empty() {
-                again.sort_unstable();
-                items.push(Item::Replay { number, start: 0, subs: again.into() });
-            }
-        }
-        settled.into_iter().for_each(|settle| self.settle(settle));
-        items.into_iter().for_each(|item| self.queue(gateway, item, out));
+        (!bound).then_some(Presented { sub: id, positions })
     }
 
     /// Their continuity is broken: what they are owed is given up, and they are told, or will be when they are bound.
     pub(super) fn resync(&mut self, mut subs: Vec<SubId>, reason: ResyncReason, out: &mut Vec<Output>) {
         subs.sort_unstable();
         subs.dedup();
-        self.forgive(&subs);
+        let next = self.log.next();
+        let received = self.marks.received().clone();
         for id in subs {
-            let next = self.log.next();
-            let Some(sub) = self.subs.get_mut(id) else { continue };
-            sub.skip_before = next;
-            sub.live_from = self.marks.received().clone();
-            sub.tail = Positions::default();
-            let gateway = sub.gateway;
-            let session = self.gateways.session(gateway).map(|session| session.connection);
-            match sub.binding.as_mut().filter(|binding| Some(binding.session) == session) {
-                None => sub.broken = Some(reason),
-                Some(binding) => {
-                    sub.broken = None;
-                    if let Some(session) = self.gateways.session_mut(gateway) {
-                        session.drop_heartbeat();
-                    }
-                    if !std::mem::replace(&mut binding.resync_queued, true) {
-                        self.stats.resyncs.count(reason);
-                        self.queue(gateway, Item::Resync { sub: id, reason }, out);
-                    }
-                }
+            let Some(sub) = self.subs.get(id) else { continue };
+            let gateway = self.subs.gateway_of(sub);
+            if sub.owed > 0 {
+                self.forgive_later(gateway);
+            }
+            self.subs.live_anew(id, &received);
+            self.subs.clear_tail(id);
+            self.subs.rare_mut(id).skip_before = next;
+            let bound = self.subs.get(id).zip(self.gateways.session(gateway));
+            let bound = bound.is_some_and(|(sub, session)| session.has_bound(sub));
+            self.subs.rare_mut(id).broken = (!bound).then_some(reason);
+            if !bound {
+                continue;
+            }
+            if let Some(session) = self.gateways.session_mut(gateway) {
+                session.drop_heartbeat();
+            }
+            if let Some(sub) = self.subs.get_mut(id)
+                && !sub.is_resync_queued()
+            {
+                sub.set_resync_queued(true);
+                self.stats.resyncs.count(reason);
+                self.queue(gateway, Item::Resync { sub: id, reason }, out);
             }
         }
     }
 
-    /// Settles all that these are owed. `subs` are in the order of their names.
-    fn forgive(&mut self, subs: &[SubId]) {
-        let mut owed: HashMap<GatewayId, u32> = HashMap::new();
-        for sub in subs.iter().filter_map(|id| self.subs.get(*id)).filter(|sub| sub.owed > 0) {
-            *owed.entry(sub.gateway).or_default() += sub.owed;
-        }
-        for (gateway, mut left) in owed {
-            self.clear(gateway);
-            let Some(known) = self.gateways.get(gateway) else { continue };
-            let mut settled: Vec<Settle> = Vec::new();
-            let start = known.log.partition_point(|number| *number < known.cleared);
-            for &number in known.log.range(start..) {
-                let Some(entry) = self.log.get(number) else { continue };
-                let Some(slice) = entry.slice(gateway) else { continue };
-                for at in slice.range() {
-                    let target = &entry.targets[at];
-                    if !target.settled() && subs.binary_search(&target.sub).is_ok() {
-                        settled.push(Settle { number, target: at as u32 });
-                        left -= 1;
-                    }
-                }
-                if left == 0 {
-                    break;
+    /// Goes on with settling what nobody waits for any more in a Gateway's log entries: whoever has ended, and whoever was told a
+    /// resync that stands in their place. Whether that is not all yet.
+    pub(super) fn forgive(&mut self, gateway: GatewayId, units: &mut Units) -> bool {
+        let Some(known) = self.gateways.get(gateway) else { return false };
+        let Some(from) = known.forgiving else { return false };
+        let mut settled: Vec<Settle> = Vec::new();
+        let mut next = None;
+        let start = known.log.partition_point(|number| *number < from);
+        for &number in known.log.range(start..) {
+            if units.are_spent() {
+                next = Some(number);
+                break;
+            }
+            units.take(ENTRY_UNITS);
+            let Some(entry) = self.log.get(number).filter(|entry| entry.unsettled > 0) else { continue };
+            let Some(slice) = entry.slice(gateway) else { continue };
+            for at in slice.range() {
+                let target = &entry.targets[at];
+                let waits = || self.subs.get(target.sub).is_some() && !self.subs.is_skipped(target.sub, number);
+                if !target.settled() && !waits() {
+                    settled.push(Settle { number, target: at as u32 });
                 }
             }
-            settled.into_iter().for_each(|settle| self.settle(settle));
+            units.take(slice.range().len() as u32 / TARGETS_A_UNIT);
         }
+        units.take(1);
+        settled.into_iter().for_each(|settle| self.settle(settle));
+        if next.is_none() {
+            self.clear(gateway, units);
+        }
+        let Some(known) = self.gateways.get_mut(gateway) else { return false };
+        if next.is_none() && std::mem::take(&mut known.forgive_again) {
+            next = Some(known.cleared);
+        }
+        known.forgiving = next;
+        next.is_some()
     }
 
-    /// Moves a Gateway's mark over entries that it is owed nothing of any more.
-    fn clear(&mut self, gateway: GatewayId) {
+    /// Moves a Gateway's mark over entries that it is owed nothing of any more, as far as there are units.
+    pub(super) fn clear(&mut self, gateway: GatewayId, units: &mut Units) {
         let Some(known) = self.gateways.get_mut(gateway) else { return };
         let start = known.log.partition_point(|number| *number < known.cleared);
         known.cleared = self.log.next();
         for &number in known.log.range(start..) {
+            units.take(ENTRY_UNITS);
             let owed = self.log.get(number).filter(|entry| entry.unsettled > 0).is_some_and(|entry| {
                 entry.slice(gateway).is_some_and(|slice| entry.targets[slice.range()].iter().any(|t| !t.settled()))
             });
-            if owed {
+            if owed || units.are_spent() {
                 known.cleared = number;
                 break;
             }
         }
     }
 
-    /// The same content under the same name: its history goes on. Gives what is to be bound, if it is.
-    pub(super) fn renew(&mut self, id: SubId, item: SubscribeItem, session: ConnectionId) -> Option<Presented> {
-        let ttl_ms = self.ttl_ms(&item);
-        let time = self.time;
-        let sub = self.subs.get_mut(id)?;
-        sub.ttl_ms = ttl_ms;
-        sub.expires_at = sub.expires_at.max(time + ttl_ms);
-        sub.by_session = true;
-        sub.presented_in = Some(session);
-        if let Stage::Pending { presented } = &mut sub.stage {
-            item.positions.iter().for_each(|position| presented.set(*position));
-            return None;
-        }
-        let unbound = sub.bound_in(session).is_none();
-        unbound.then_some(Presented { sub: id, positions: item.positions })
-    }
-
     /// Ends subscriptions. Their handles are told closed, and they no longer count unless others take their place.
-    pub(super) fn end(&mut self, mut ids: Vec<SubId>, reason: CloseReason, out: &mut Vec<Output>) {
-        ids.sort_unstable();
-        ids.dedup();
-        self.forgive(&ids);
+    pub(super) fn end(&mut self, ids: Vec<SubId>, reason: CloseReason, out: &mut Vec<Output>) {
         let mut released: Vec<(GatewayId, SubscriptionKey)> = Vec::new();
         for id in ids {
             self.tell_closed(id, reason, out);
-            let Some(sub) = self.subs.remove(id) else { continue };
+            let Some(sub) = self.subs.get(id) else { continue };
+            let (id_gateway, owed) = (self.subs.gateway_of(sub), sub.owed > 0);
+            let Some(known) = self.gateways.get_mut(id_gateway) else { continue };
+            let Some(ended) = self.subs.remove(&mut known.members, id) else { continue };
+            let Some(gateway) = self.gateways.get(id_gateway) else { continue };
             self.index.remove(id.slot);
-            self.filter.remove(sub.filter_key);
-            if !sub.is_live() {
-                self.pending.retain(|pending| *pending != id);
-            }
-            let Some(gateway) = self.gateways.get_mut(sub.gateway) else { continue };
-            gateway.subscriptions.remove(&sub.key);
-            if gateway.subscriptions.is_empty() && reason != CloseReason::Replaced {
+            self.filter.remove(ended.filter_key);
+            if gateway.members.is_empty() && reason != CloseReason::Replaced {
                 self.sync.gone(&gateway.name);
             }
             match reason {
                 CloseReason::Replaced => {}
                 CloseReason::Expired => {
                     self.stats.subscriptions_expired += 1;
-                    self.expired.remember(gateway.name.clone(), sub.key.clone());
-                    released.push((sub.gateway, sub.key));
+                    self.expired.remember(&gateway.name, &ended.key);
+                    released.push((id_gateway, ended.key));
                 }
                 CloseReason::Unsubscribed | CloseReason::Removed => {
                     self.stats.subscriptions_removed += 1;
-                    released.push((sub.gateway, sub.key));
+                    released.push((id_gateway, ended.key));
                 }
             }
+            if let Some(number) = ended.waited {
+                self.waits_no_more(number);
+            }
+            if owed {
+                self.forgive_later(id_gateway);
+            }
         }
-        released.sort();
+        released.sort_by_key(|(gateway, _)| *gateway);
         let mut released = released.into_iter().peekable();
         while let Some((gateway, key)) = released.next() {
             let mut keys = vec![key];
@@ -322,20 +225,23 @@ impl Shard {
 
     fn tell_closed(&mut self, id: SubId, reason: CloseReason, out: &mut Vec<Output>) {
         let Some(sub) = self.subs.get(id) else { return };
-        let gateway = sub.gateway;
-        let Some(session) = self.gateways.session(gateway).map(|session| session.connection) else { return };
+        let gateway = self.subs.gateway_of(sub);
+        let Some(session) = self.gateways.session(gateway) else { return };
         let told = matches!(reason, CloseReason::Expired | CloseReason::Removed);
-        if sub.bound_in(session).is_none() && sub.presented_in == Some(session) && told {
+        if !session.has_bound(sub) && session.has_met(sub) && told {
             // It was accepted and then ended by others, before it ever had a handle to say so with.
-            self.bind(id, out);
-        }
-        let handle = self.subs.get(id).and_then(|sub| sub.bound_in(session)).map(|binding| binding.handle);
-        if let Some(handle) = handle {
-            // A heartbeat that waits would claim that what it was owed has been sent.
-            if let Some(session) = self.gateways.session_mut(gateway) {
-                session.drop_heartbeat();
-                session.closed_waiting += 1;
+            self.wake(id, out);
+            let unbound = self.subs.get(id).zip(self.gateways.session(gateway));
+            if unbound.is_some_and(|(sub, session)| !session.has_bound(sub)) {
+                self.bind(id, out);
             }
+        }
+        let Some(sub) = self.subs.get(id) else { return };
+        let Some(session) = self.gateways.session_mut(gateway) else { return };
+        if let Some(handle) = session.handle_of(sub) {
+            // A heartbeat that waits would claim that what it was owed has been sent.
+            session.drop_heartbeat();
+            session.closed_waiting += 1;
             self.queue(gateway, Item::Closed { handle, reason }, out);
         }
     }
@@ -351,58 +257,22 @@ impl Shard {
         }
     }
 
-    /// Ends what has run out of time.
-    pub(super) fn expire(&mut self, out: &mut Vec<Output>) {
-        let gone: Vec<SubId> = self
-            .subs
-            .iter()
-            .filter(|(_, sub)| self.expires_at(sub).is_some_and(|at| at <= self.time))
-            .map(|(id, _)| id)
-            .collect();
-        if !gone.is_empty() {
-            self.end(gone, CloseReason::Expired, out);
-        }
-        for gateway in self.gateways.ids() {
-            self.gateways.forget_if_idle(gateway);
-        }
-    }
-
     /// None while a session keeps it.
-    fn expires_at(&self, sub: &Subscription) -> Option<u64> {
-        if !sub.by_session {
-            return Some(sub.expires_at);
+    pub(super) fn expires_at(&self, sub: &Subscription) -> Option<u64> {
+        if !sub.is_kept_by_session() {
+            return Some(sub.expires_at());
         }
-        let gateway = self.gateways.get(sub.gateway)?;
+        let gateway = self.gateways.get(self.subs.gateway_of(sub))?;
         match gateway.session {
             Some(_) => None,
-            None => Some(sub.expires_at.max(gateway.session_ended_at + sub.ttl_ms)),
+            None => Some(sub.expires_at().max(gateway.session_ended_at + sub.ttl_ms())),
         }
     }
 
-    pub(super) fn ttl_ms(&self, item: &SubscribeItem) -> u64 {
-        let ttl_s = if item.ttl_s == 0 { self.config.ttl_default_s } else { item.ttl_s };
-        u64::from(ttl_s) * 1_000
+    pub(super) fn ttl_s(&self, item: &SubscribeItem) -> u32 {
+        if item.ttl_s == 0 { self.config.ttl_default_s } else { item.ttl_s }
     }
 }
 
-/// Why a subscription can't go on from the presented positions, if it can't. `now` are the last positions received.
-fn judge(sub: &Subscription, presented: &Positions, now: &Positions) -> Option<ResyncReason> {
-    if presented.is_empty() {
-        return sub.broken;
-    }
-    for position in presented.iter() {
-        if now.get(position.backend).is_some_and(|now| now.lineage != position.lineage) {
-            return Some(ResyncReason::LineageChanged);
-        }
-    }
-    let too_old = |position: &wire::Position| {
-        let before = |bound: &Positions| {
-            bound.get(position.backend).is_some_and(|bound| bound.compare(position).is_some_and(|order| order.is_gt()))
-        };
-        before(&sub.live_from) || before(&sub.tail)
-    };
-    // A backend of which nothing was presented counts as had up to where the subscription began.
-    let lost_of_others =
-        sub.tail.iter().filter(|tail| presented.get(tail.backend).is_none()).any(|tail| !sub.live_from.covers(tail));
-    (presented.iter().any(too_old) || lost_of_others).then(|| sub.broken.unwrap_or(ResyncReason::PositionTooOld))
-}
+/// Targets of an entry that are looked at for one unit.
+const TARGETS_A_UNIT: u32 = 16;

@@ -4,7 +4,7 @@ use super::Shard;
 use super::ingest::Told;
 use crate::Output;
 use crate::outbox::{NewEntry, Settle};
-use crate::session::{Item, Sent};
+use crate::session::{Item, Sent, Session};
 use crate::subscription::{GatewayId, SubId};
 use wire::ResyncReason;
 
@@ -24,7 +24,7 @@ impl Shard {
         let mut start = 0;
         for run in told.chunk_by(|a, b| a.gateway == b.gateway) {
             let end = start + run.len() as u32;
-            let item = Item::Live { number, start, end, bytes: bytes_to_send(entry, run) };
+            let (from, bytes) = (start, bytes_to_send(entry, run));
             start = end;
             let id = run[0].gateway;
             let Some(gateway) = self.gateways.get_mut(id) else {
@@ -36,7 +36,8 @@ impl Shard {
             let Some(session) = gateway.session.as_mut().filter(|_| run.iter().any(|told| told.bound)) else {
                 continue;
             };
-            if session.enqueue(item) {
+            let marks = session.last_mark();
+            if session.enqueue(Item::Live { number, start: from, end, bytes, marks }) {
                 out.push(Output::Ready { connection: session.connection });
             }
             if session.outbox_bytes() > max {
@@ -88,21 +89,27 @@ impl Shard {
             stats.evictions_unsettled += u64::from(entry.unsettled > 0);
             for run in entry.targets.chunk_by(|a, b| a.gateway == b.gateway) {
                 let gateway = gateways.get_mut(run[0].gateway);
-                let session = gateway.as_ref().and_then(|it| it.session.as_ref()).map(|session| session.connection);
+                let mut handles = None;
                 if let Some(gateway) = gateway {
                     let listed = gateway.log.pop_front();
                     debug_assert_eq!(listed, Some(number), "the log and a Gateway's list of it disagree");
+                    handles = gateway.session.as_ref().map(Session::handles);
                 }
                 for target in run {
                     let Some(sub) = subs.get_mut(target.sub) else { continue };
-                    sub.tail.advance(entry.position);
+                    sub.owed -= u32::from(!target.settled());
+                    let bound = handles.is_some_and(|handles| handles.of(sub).is_some());
+                    if subs.is_skipped(target.sub, number) {
+                        continue;
+                    }
+                    subs.advance_tail(target.sub, &entry.position);
                     if target.settled() {
                         continue;
                     }
-                    sub.owed -= 1;
-                    match session.and_then(|session| sub.bound_in(session)) {
-                        Some(_) => broken.push(target.sub),
-                        None => sub.broken = Some(ResyncReason::OutboxOverrun),
+                    if bound {
+                        broken.push(target.sub);
+                    } else {
+                        subs.rare_mut(target.sub).broken = Some(ResyncReason::OutboxOverrun);
                     }
                 }
             }
@@ -121,7 +128,6 @@ impl Shard {
             return;
         };
         self.stats.outbox_overruns += 1;
-        let connection = session.connection;
         // Entries, and the first of their targets that is given up.
         let mut given_up: Vec<(u64, u32)> = Vec::new();
         session.queue.retain(|item| match item {
@@ -142,14 +148,15 @@ impl Shard {
             session.in_flight_bytes = 0;
         }
         let mut broken: Vec<SubId> = Vec::new();
+        let handles = session.handles();
         for (number, first) in given_up {
             let Some(entry) = self.log.get(number) else { continue };
             let Some(slice) = entry.slice(gateway) else { continue };
             let first = first.max(slice.start) as usize;
             let open = entry.targets[first..slice.end as usize].iter().filter(|target| !target.settled());
             let open = open.filter(|target| {
-                let sub = self.subs.get(target.sub);
-                sub.is_some_and(|sub| sub.bound_in(connection).is_some() && sub.skip_before <= number)
+                let bound = self.subs.get(target.sub).is_some_and(|sub| handles.of(sub).is_some());
+                bound && !self.subs.is_skipped(target.sub, number)
             });
             broken.extend(open.map(|target| target.sub));
         }

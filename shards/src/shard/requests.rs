@@ -1,16 +1,25 @@
-//! Requests of Gateways, each answered in its turn.
+//! Requests of Gateways: examined in their order, so that the control side can be asked early, and acted upon and answered in their
+//! order, each once all before it are. Both go on in slices.
 
 use wire::{
     CloseReason, ErrorCode, MAX_UNANSWERED_REQUESTS, PlaceHash, Positions, Registration, Reply, Request, SubscribeItem,
     SubscribeResult, SubscriptionKey,
 };
 
-use super::life::Presented;
+use super::work::{EXAMINE_UNITS, ITEM_UNITS, LIFE_UNITS, Units};
 use super::{Asking, Shard};
-use crate::config::{CLOSED_WAITING_MAX, ID_BYTES_MAX, NAME_BYTES_MAX};
-use crate::session::{ItemState, Waiting};
+use crate::config::{BATCH_MAX, CLOSED_WAITING_MAX, ID_BYTES_MAX, ITEMS_ASKED_MAX, NAME_BYTES_MAX};
+use crate::session::{ItemState, Presented, Waiting, Walk};
 use crate::subscription::{GatewayId, SubId};
 use crate::{Admission, ConnectionId, Output, Refusal, Ticket};
+
+/// Whether a request can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    GoesOn,
+    /// For the control side, for the session to read, or for the next request.
+    Waits,
+}
 
 impl Shard {
     pub(super) fn on_request(&mut self, connection: ConnectionId, request: Request, out: &mut Vec<Output>) {
@@ -26,60 +35,122 @@ impl Shard {
                 return;
             }
             Request::Subscribe { request, items } => {
-                let states = self.examine(gateway, &items);
-                Waiting::Subscribe { request, items, states, asking: None }
+                Waiting::Subscribe { request, items, states: Vec::new(), results: Vec::new() }
             }
-            Request::Unsubscribe { request, keys } => Waiting::Unsubscribe { request, keys },
-            Request::SyncDone { request } => Waiting::SyncDone { request },
+            Request::Unsubscribe { request, mut keys } => {
+                keys.reverse();
+                Waiting::Unsubscribe { request, keys }
+            }
+            Request::SyncDone { request } => Waiting::SyncDone { request, begun: false },
             Request::Ping { nonce } => Waiting::Ping { nonce },
         };
         let Some(session) = self.gateways.session_mut(gateway) else { return };
         session.requests.push_back(waiting);
-        let at = session.requests.len() - 1;
         if session.requests.len() > MAX_UNANSWERED_REQUESTS {
             self.stats.requests_too_many += 1;
             let message = format!("more than {MAX_UNANSWERED_REQUESTS} requests wait for their answer");
             self.refuse(gateway, ErrorCode::TooManyRequests, message, out);
             return;
         }
-        self.ask(gateway, at, out);
-        self.answer(gateway, out);
+        self.answer_on_credit(gateway, out);
     }
 
-    /// What of each item is known without asking anybody.
-    fn examine(&mut self, gateway: GatewayId, items: &[SubscribeItem]) -> Vec<ItemState> {
+    pub(super) fn answer_on_credit(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
+        let mut credit = self.credit;
+        self.answer(gateway, &mut credit, out);
+        self.credit = credit;
+    }
+
+    /// Examines and answers requests as long as nothing has to be waited for. What there are no units for goes on in its turn.
+    pub(super) fn answer(&mut self, gateway: GatewayId, units: &mut Units, out: &mut Vec<Output>) {
+        loop {
+            let Some(known) = self.gateways.get(gateway) else { return };
+            let Some(session) = &known.session else { return };
+            if session.requests.is_empty() {
+                return;
+            }
+            if units.are_spent() {
+                self.give_turn(gateway);
+                return;
+            }
+            let next = if session.examined < session.requests.len() {
+                self.examine_on(gateway, units, out);
+                Next::GoesOn
+            } else if known.removing {
+                Next::Waits
+            } else if session.batch.walk != Walk::NotYet {
+                self.bind_on(gateway, units, out);
+                Next::GoesOn
+            } else if session.closed_waiting >= CLOSED_WAITING_MAX {
+                // It subscribes and ends, and doesn't read of it. The next tick looks again.
+                Next::Waits
+            } else {
+                self.act_on(gateway, units, out)
+            };
+            if next == Next::Waits {
+                return;
+            }
+        }
+    }
+
+    /// Examines some of the first request that hasn't been, and asks the control side about what it must be asked about.
+    fn examine_on(&mut self, gateway: GatewayId, units: &mut Units, out: &mut Vec<Output>) {
+        let room = units.room_for(EXAMINE_UNITS).min(ITEMS_ASKED_MAX);
+        let Some(session) = self.gateways.session_mut(gateway) else { return };
+        let at = session.examined;
+        let Some(Waiting::Subscribe { items, states, .. }) = session.requests.get_mut(at) else {
+            units.take(1);
+            session.examined += 1;
+            return;
+        };
+        let (items, mut states) = (std::mem::take(items), std::mem::take(states));
+        let first = states.len();
+        for item in items.iter().skip(first).take(room) {
+            units.take(EXAMINE_UNITS);
+            let state = self.examine(gateway, item, items.len());
+            states.push(state);
+        }
+        let asked: Vec<u32> = (first..states.len())
+            .filter(|at| matches!(states[*at], ItemState::Asked))
+            .map(|at| u32::try_from(at).expect("a request of four billion items is longer than any frame"))
+            .collect();
+        let Some(session) = self.gateways.session_mut(gateway) else { return };
+        session.examined += usize::from(states.len() == items.len());
+        if let Some(Waiting::Subscribe { items: its_items, states: its_states, .. }) = session.requests.get_mut(at) {
+            (*its_items, *its_states) = (items, states);
+        }
+        self.ask(gateway, at, asked, out);
+    }
+
+    /// What of an item is known without asking anybody.
+    fn examine(&mut self, gateway: GatewayId, item: &SubscribeItem, items: usize) -> ItemState {
         let max = self.config.subscribe_items_max;
-        items
-            .iter()
-            .map(|item| {
-                let checked = if items.len() > max {
-                    Err(format!("{} items in one request where {max} are allowed", items.len()))
-                } else {
-                    self.validate(item)
-                };
-                if let Err(message) = checked {
-                    self.stats.subscriptions_rejected += 1;
-                    let code = ErrorCode::InvalidRequest;
-                    return ItemState::Answered(SubscribeResult::Rejected { code, message });
-                }
-                let owner = self.config.slots.owner(PlaceHash::of(&item.key.tenant, &item.collection));
-                if owner != self.config.partition {
-                    self.stats.subscriptions_not_owned += 1;
-                    let address = self.config.shards.iter().find(|shard| shard.partition == owner).cloned();
-                    return ItemState::Answered(match address {
-                        Some(owner) => SubscribeResult::NotOwner { owner },
-                        None => SubscribeResult::Rejected {
-                            code: ErrorCode::Internal,
-                            message: format!("shard {owner} owns the collection, and its address is not known"),
-                        },
-                    });
-                }
-                match self.same(gateway, item) {
-                    Some(_) => ItemState::Renewal,
-                    None => ItemState::Asked,
-                }
-            })
-            .collect()
+        let checked = if items > max {
+            Err(format!("{items} items in one request where {max} are allowed"))
+        } else {
+            self.validate(item)
+        };
+        if let Err(message) = checked {
+            self.stats.subscriptions_rejected += 1;
+            let code = ErrorCode::InvalidRequest;
+            return ItemState::Answered(SubscribeResult::Rejected { code, message });
+        }
+        let owner = self.config.slots.owner(PlaceHash::of(&item.key.tenant, &item.collection));
+        if owner != self.config.partition {
+            self.stats.subscriptions_not_owned += 1;
+            let address = self.config.shards.iter().find(|shard| shard.partition == owner).cloned();
+            return ItemState::Answered(match address {
+                Some(owner) => SubscribeResult::NotOwner { owner },
+                None => SubscribeResult::Rejected {
+                    code: ErrorCode::Internal,
+                    message: format!("shard {owner} owns the collection, and its address is not known"),
+                },
+            });
+        }
+        match self.same(gateway, item) {
+            Some(_) => ItemState::Renewal,
+            None => ItemState::Asked,
+        }
     }
 
     fn validate(&self, item: &SubscribeItem) -> Result<(), String> {
@@ -107,34 +178,30 @@ impl Shard {
 
     /// The subscription that this item renews.
     fn same(&self, gateway: GatewayId, item: &SubscribeItem) -> Option<SubId> {
-        let id = *self.gateways.get(gateway)?.subscriptions.get(&item.key)?;
-        self.subs.get(id).filter(|sub| sub.content.is_of(item)).map(|_| id)
+        let id = self.subs.find(gateway, &item.key)?;
+        let content = self.subs.content_of(item);
+        self.subs.get(id).filter(|sub| sub.is_of(&content)).map(|_| id)
     }
 
-    /// Asks the control side about all items of the request at this place that it must be asked about.
-    fn ask(&mut self, gateway: GatewayId, at: usize, out: &mut Vec<Output>) {
-        let Some(known) = self.gateways.get_mut(gateway) else { return };
-        let Some(session) = &mut known.session else { return };
-        let connection = session.connection;
-        let Some(Waiting::Subscribe { items, states, asking, .. }) = session.requests.get_mut(at) else { return };
-        let asked: Vec<SubscribeItem> = items
-            .iter()
-            .zip(states.iter())
-            .filter(|(_, state)| matches!(state, ItemState::Asked))
-            .map(|(item, _)| item.clone())
-            .collect();
+    /// Asks the control side about these items of the request at this place.
+    fn ask(&mut self, gateway: GatewayId, at: usize, asked: Vec<u32>, out: &mut Vec<Output>) {
         if asked.is_empty() {
             return;
         }
-        self.last_ticket += 1;
-        let ticket = Ticket(self.last_ticket);
-        *asking = Some(ticket);
-        let keys: Vec<SubscriptionKey> = asked.iter().map(|item| item.key.clone()).collect();
-        for key in &keys {
+        let Some(known) = self.gateways.get_mut(gateway) else { return };
+        let Some(session) = &known.session else { return };
+        let Some(Waiting::Subscribe { items, .. }) = session.requests.get(at) else { return };
+        let items: Vec<SubscribeItem> = asked.iter().map(|at| items[*at as usize].clone()).collect();
+        let keys: Vec<(u32, SubscriptionKey)> =
+            asked.into_iter().zip(items.iter().map(|item| item.key.clone())).collect();
+        for (_, key) in &keys {
             *known.asking.entry(key.clone()).or_default() += 1;
         }
-        self.tickets.insert(ticket, Asking { gateway, connection, keys });
-        out.push(Output::Admit { ticket, gateway: known.name.to_string(), items: asked });
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        let request = session.answered + at as u64;
+        self.tickets.insert(ticket, Asking { gateway, connection: session.connection, request, keys });
+        out.push(Output::Admit { ticket, gateway: known.name.to_string(), items });
     }
 
     pub(super) fn on_admitted(
@@ -143,179 +210,254 @@ impl Shard {
         results: Vec<Result<Admission, Refusal>>,
         out: &mut Vec<Output>,
     ) {
-        let Some(Asking { gateway, connection, keys }) = self.tickets.remove(&ticket) else {
+        let Some(Asking { gateway, connection, request, keys }) = self.tickets.remove(&ticket) else {
             self.stats.strays += 1;
             return;
         };
         debug_assert_eq!(results.len(), keys.len(), "an answer for each item asked about");
-        let answers: Vec<ItemState> = results.into_iter().map(ItemState::of_answer).collect();
+        let answers = keys.into_iter().zip(results.into_iter().map(ItemState::of_answer));
         let session = self.gateways.session_mut(gateway).filter(|session| session.connection == connection);
         let Some(session) = session else {
             // The session that asked has ended: nobody waits for this, and what was counted in must be counted out.
-            for (key, state) in keys.iter().zip(&answers) {
-                self.asked_in_vain(gateway, key, state, out);
+            for ((_, key), state) in answers {
+                self.asked_in_vain(gateway, &key, &state, out);
             }
             self.gateways.forget_if_idle(gateway);
             return;
         };
-        let waiting = session.requests.iter_mut().find_map(|waiting| match waiting {
-            Waiting::Subscribe { states, asking, .. } if *asking == Some(ticket) => Some((states, asking)),
-            _ => None,
-        });
-        let Some((states, asking)) = waiting else {
+        let at = request.checked_sub(session.answered).and_then(|at| usize::try_from(at).ok());
+        let Some(Waiting::Subscribe { states, .. }) = at.and_then(|at| session.requests.get_mut(at)) else {
             debug_assert!(false, "{ticket:?} is for no request");
             return;
         };
-        *asking = None;
-        let asked = states.iter_mut().filter(|state| matches!(state, ItemState::Asked));
-        asked.zip(answers).for_each(|(state, answer)| *state = answer);
-        self.answer(gateway, out);
+        for ((at, _), answer) in answers {
+            if let Some(state) = states.get_mut(at as usize).filter(|state| matches!(state, ItemState::Asked)) {
+                *state = answer;
+            }
+        }
+        self.answer_on_credit(gateway, out);
     }
 
-    /// Answers requests as long as nothing has to be waited for.
-    pub(super) fn answer(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
-        loop {
-            if self.must_wait(gateway, out) {
-                return;
-            }
-            let Some(session) = self.gateways.session_mut(gateway) else { return };
-            let connection = session.connection;
-            let Some(waiting) = session.requests.pop_front() else { return };
-            let reply = match waiting {
-                Waiting::Subscribe { request, items, states, .. } => {
-                    let results = self.subscribe(gateway, connection, items, states, out);
-                    Reply::Subscribed { request, results }
+    /// Acts on the first request as far as there are units, and answers it if that is all.
+    fn act_on(&mut self, gateway: GatewayId, units: &mut Units, out: &mut Vec<Output>) -> Next {
+        let Some(session) = self.gateways.session_mut(gateway) else { return Next::Waits };
+        let connection = session.connection;
+        let reply = match session.requests.front_mut() {
+            None => return Next::Waits,
+            Some(Waiting::Subscribe { items, states, results, .. }) => {
+                if results.len() < items.len() {
+                    let (items, states, results) =
+                        (std::mem::take(items), std::mem::take(states), std::mem::take(results));
+                    return self.subscribe_on(gateway, Subscribing { items, states, results }, units, out);
                 }
-                Waiting::Unsubscribe { request, keys } => {
-                    let known = self.gateways.get(gateway);
-                    let ids = keys.iter().filter_map(|key| known?.subscriptions.get(key).copied()).collect();
+                if !session.batch.presented.is_empty() {
+                    self.start_batch(gateway, units);
+                    return Next::GoesOn;
+                }
+                let Some(Waiting::Subscribe { request, results, .. }) = session.pop_request() else {
+                    return Next::Waits;
+                };
+                Reply::Subscribed { request, results }
+            }
+            Some(Waiting::Unsubscribe { keys, request }) => {
+                let request = if !keys.is_empty() {
+                    let left = keys.len().saturating_sub(units.room_for(LIFE_UNITS));
+                    let keys: Vec<_> = keys.drain(left..).rev().collect();
+                    units.take(LIFE_UNITS * keys.len() as u32);
+                    let ids = keys.iter().filter_map(|key| self.subs.find(gateway, key)).collect();
+                    let (request, more) = (*request, left > 0);
                     self.end(ids, CloseReason::Unsubscribed, out);
-                    Reply::Unsubscribed { request }
+                    if more {
+                        return Next::GoesOn;
+                    }
+                    request
+                } else {
+                    *request
+                };
+                if let Some(session) = self.gateways.session_mut(gateway) {
+                    session.pop_request();
                 }
-                Waiting::SyncDone { request } => {
-                    self.sync_done(gateway, out);
-                    Reply::Synced { request }
-                }
-                Waiting::Ping { nonce } => Reply::Pong { nonce },
-            };
-            out.push(Output::Reply { connection, reply });
-        }
-    }
-
-    /// Whether the first request waits for the control side. What was a renewal when it came, and is none any more because of
-    /// a request before it, is asked about now.
-    fn must_wait(&mut self, gateway: GatewayId, out: &mut Vec<Output>) -> bool {
-        let Some(known) = self.gateways.get_mut(gateway) else { return true };
-        let Some(session) = &mut known.session else { return true };
-        if session.closed_waiting >= CLOSED_WAITING_MAX {
-            // It subscribes and ends, and doesn't read of it. The next tick looks again.
-            return true;
-        }
-        let Some(Waiting::Subscribe { items, states, asking, .. }) = session.requests.front_mut() else { return false };
-        if asking.is_some() {
-            return true;
-        }
-        let mut again = false;
-        for (item, state) in items.iter().zip(states.iter_mut()) {
-            let here = known.subscriptions.get(&item.key).and_then(|id| self.subs.get(*id));
-            if matches!(state, ItemState::Renewal) && here.is_none_or(|sub| !sub.content.is_of(item)) {
-                *state = ItemState::Asked;
-                again = true;
+                Reply::Unsubscribed { request }
             }
-        }
-        if again {
-            self.ask(gateway, 0, out);
-        }
-        again
+            Some(Waiting::SyncDone { request, begun }) => {
+                let (request, begun) = (*request, std::mem::replace(begun, true));
+                if !self.sync_on(gateway, begun, units) {
+                    return Next::GoesOn;
+                }
+                if let Some(session) = self.gateways.session_mut(gateway) {
+                    session.pop_request();
+                }
+                Reply::Synced { request }
+            }
+            Some(Waiting::Ping { nonce }) => {
+                let nonce = *nonce;
+                units.take(1);
+                session.pop_request();
+                Reply::Pong { nonce }
+            }
+        };
+        out.push(Output::Reply { connection, reply });
+        Next::GoesOn
     }
 
-    fn subscribe(
+    /// Acts on the items of the first request, which is given back.
+    fn subscribe_on(
         &mut self,
         gateway: GatewayId,
-        session: ConnectionId,
-        items: Vec<SubscribeItem>,
-        states: Vec<ItemState>,
+        mut subscribing: Subscribing,
+        units: &mut Units,
         out: &mut Vec<Output>,
-    ) -> Vec<SubscribeResult> {
-        let mut results = Vec::with_capacity(items.len());
-        let mut bind: Vec<Presented> = Vec::new();
-        for (item, state) in items.into_iter().zip(states) {
-            let key = item.key.clone();
-            let was_asked = matches!(state, ItemState::Admitted(_) | ItemState::Refused(_) | ItemState::Asked);
-            let result = match state {
+    ) -> Next {
+        let mut next = Next::GoesOn;
+        let mut ask = Vec::new();
+        while next == Next::GoesOn && !units.are_spent() {
+            let Subscribing { items, states, results } = &mut subscribing;
+            let at = results.len();
+            let (Some(item), Some(state)) = (items.get_mut(at), states.get_mut(at)) else { break };
+            let Some(session) = self.gateways.session(gateway) else { break };
+            if session.closed_waiting >= CLOSED_WAITING_MAX {
+                next = Next::Waits;
+                break;
+            }
+            if session.batch.presented.len() >= BATCH_MAX {
+                self.start_batch(gateway, units);
+                break;
+            }
+            units.take(ITEM_UNITS);
+            let result = match std::mem::replace(state, ItemState::Done) {
                 ItemState::Answered(result) => result,
                 ItemState::Refused(Refusal { code, message }) => {
                     self.stats.subscriptions_rejected += 1;
+                    self.asked(gateway, &item.key, out);
                     SubscribeResult::Rejected { code, message }
                 }
-                ItemState::Asked => SubscribeResult::Rejected {
-                    code: ErrorCode::Internal,
-                    message: "the control side gave no answer for this item".into(),
+                ItemState::Renewal => match self.same(gateway, item) {
+                    Some(id) => self.renewed(gateway, id, item, out),
+                    None => {
+                        // It was one when the request came, and is none any more because of what came before it.
+                        *state = ItemState::Renewal;
+                        ask = self.lost_renewals(gateway, &mut subscribing);
+                        next = Next::Waits;
+                        break;
+                    }
                 },
-                ItemState::Renewal => self.accept(gateway, session, item, None, &mut bind, out),
-                ItemState::Admitted(admission) => self.accept(gateway, session, item, Some(admission), &mut bind, out),
+                ItemState::Admitted(admission) => {
+                    let key = item.key.clone();
+                    let result = match self.same(gateway, item) {
+                        Some(id) => self.renewed(gateway, id, item, out),
+                        None => {
+                            units.take(LIFE_UNITS);
+                            self.created(gateway, item, admission, out)
+                        }
+                    };
+                    self.asked(gateway, &key, out);
+                    result
+                }
+                ItemState::Asked => {
+                    *state = ItemState::Asked;
+                    next = Next::Waits;
+                    break;
+                }
+                ItemState::Done => {
+                    debug_assert!(false, "an item is acted upon twice");
+                    SubscribeResult::Rejected { code: ErrorCode::Internal, message: "acted upon twice".into() }
+                }
             };
-            if was_asked {
-                self.asked(gateway, &key, out);
-            }
-            results.push(result);
+            subscribing.results.push(result);
         }
-        self.bind_all(gateway, bind, out);
-        results
+        if let Some(session) = self.gateways.session_mut(gateway)
+            && let Some(Waiting::Subscribe { items, states, results, .. }) = session.requests.front_mut()
+        {
+            (*items, *states, *results) = (subscribing.items, subscribing.states, subscribing.results);
+        }
+        self.ask(gateway, 0, ask, out);
+        next
     }
 
-    fn accept(
+    /// From the first item on that has not been acted upon, some that were renewals and are none any more. They are asked about.
+    fn lost_renewals(&self, gateway: GatewayId, subscribing: &mut Subscribing) -> Vec<u32> {
+        let Subscribing { items, states, results } = subscribing;
+        let mut lost = Vec::new();
+        for (at, (item, state)) in
+            items.iter().zip(states.iter_mut()).enumerate().skip(results.len()).take(ITEMS_ASKED_MAX)
+        {
+            if matches!(state, ItemState::Renewal) && self.same(gateway, item).is_none() {
+                *state = ItemState::Asked;
+                lost.push(at as u32);
+            }
+        }
+        lost
+    }
+
+    fn renewed(
         &mut self,
         gateway: GatewayId,
-        session: ConnectionId,
-        item: SubscribeItem,
-        admission: Option<Admission>,
-        bind: &mut Vec<Presented>,
+        id: SubId,
+        item: &mut SubscribeItem,
         out: &mut Vec<Output>,
     ) -> SubscribeResult {
-        self.want(&item.positions);
-        let expires_in_s = u32::try_from(self.ttl_ms(&item) / 1_000).unwrap_or(u32::MAX);
-        let registration = match (self.same(gateway, &item), admission) {
-            (Some(id), _) => {
-                self.stats.subscriptions_renewed += 1;
-                // The same subscription twice in one request is bound once, from what was presented last.
-                bind.retain(|presented| presented.sub != id);
-                bind.extend(self.renew(id, item, session));
-                Registration::Renewed
-            }
-            (None, Some(admission)) => {
-                let old = self.gateways.get(gateway).and_then(|known| known.subscriptions.get(&item.key).copied());
-                let generation = old.and_then(|id| self.subs.get(id)).map_or(1, |old| old.generation.wrapping_add(1));
-                // What the old one wants stays in the filter until the new one is in: if that wants the same, it need not wait.
-                let held = old.and_then(|id| self.subs.get(id)).map(|old| old.filter_key);
-                held.into_iter().for_each(|key| _ = self.filter.add(key));
-                if let Some(old) = old {
-                    bind.retain(|presented| presented.sub != old);
-                    self.stats.subscriptions_replaced += 1;
-                    self.end(vec![old], CloseReason::Replaced, out);
-                } else {
-                    self.stats.subscriptions_created += 1;
-                }
-                self.create(gateway, item, admission, generation, Some(session), out);
-                held.into_iter().for_each(|key| self.filter.remove(key));
-                if old.is_some() { Registration::Replaced } else { Registration::Created }
-            }
-            (None, None) => {
-                // An item before it in the same request took its name with other content.
-                self.stats.subscriptions_rejected += 1;
-                return SubscribeResult::Rejected {
-                    code: ErrorCode::InvalidRequest,
-                    message: format!("subscription {:?} stands twice in one request with two contents", item.key.id),
-                };
-            }
+        let expires_in_s = self.ttl_s(item);
+        let positions = self.presented(gateway, item);
+        self.stats.subscriptions_renewed += 1;
+        if let Some(presented) = self.renew(gateway, id, expires_in_s, positions, out)
+            && let Some(session) = self.gateways.session_mut(gateway)
+        {
+            session.batch.add(presented);
+        }
+        SubscribeResult::Accepted { registration: Registration::Renewed, expires_in_s }
+    }
+
+    fn created(
+        &mut self,
+        gateway: GatewayId,
+        item: &mut SubscribeItem,
+        admission: Admission,
+        out: &mut Vec<Output>,
+    ) -> SubscribeResult {
+        let expires_in_s = self.ttl_s(item);
+        let content = self.subs.content_of(item);
+        let positions = self.presented(gateway, item);
+        let key = SubscriptionKey { tenant: item.key.tenant.clone(), id: std::mem::take(&mut item.key.id) };
+        let item = SubscribeItem {
+            key,
+            collection: std::mem::take(&mut item.collection),
+            filters: String::new(),
+            expr: String::new(),
+            positions,
+            group: None,
+            ..*item
         };
+        let old = self.subs.find(gateway, &item.key);
+        let generation = old.map_or(1, |old| self.subs.generation_of(old).wrapping_add(1));
+        // What the old one wants stays in the filter until the new one is in: if that wants the same, it need not wait.
+        let held = old.and_then(|id| self.subs.get(id)).map(|old| old.filter_key());
+        held.into_iter().for_each(|key| _ = self.filter.add(key));
+        match old {
+            Some(old) => {
+                self.stats.subscriptions_replaced += 1;
+                self.end(vec![old], CloseReason::Replaced, out);
+            }
+            None => self.stats.subscriptions_created += 1,
+        }
+        self.create(gateway, item, content, admission, generation, true, out);
+        held.into_iter().for_each(|key| self.filter.remove(key));
+        let registration = if old.is_some() { Registration::Replaced } else { Registration::Created };
         SubscribeResult::Accepted { registration, expires_in_s }
     }
 
-    fn want(&mut self, positions: &Positions) {
-        if self.filter_seen == 0 {
-            self.sync.want(positions);
+    /// The positions that are presented for an item, of the sources that there are.
+    fn presented(&mut self, gateway: GatewayId, item: &mut SubscribeItem) -> Positions {
+        let mut positions = std::mem::take(&mut item.positions);
+        let configured = |backend| self.config.backends.iter().any(|known| known.id == backend);
+        if !positions.iter().all(|position| configured(position.backend)) {
+            positions = positions.iter().filter(|position| configured(position.backend)).copied().collect();
         }
+        if self.filter_seen == 0
+            && let Some(known) = self.gateways.get(gateway)
+        {
+            self.sync.want(&known.name, positions.iter(), &mut self.wanted_by);
+        }
+        positions
     }
 
     /// An answer of the control side has been acted upon.
@@ -325,7 +467,7 @@ impl Shard {
             Some(times) if *times > 1 => *times -= 1,
             _ => {
                 known.asking.remove(key);
-                if known.unreleased.remove(key) && !known.subscriptions.contains_key(key) {
+                if known.unreleased.remove(key) && self.subs.find(gateway, key).is_none() {
                     self.release(gateway, vec![key.clone()], out);
                 }
             }
@@ -343,31 +485,46 @@ impl Shard {
         let admitted = match state {
             ItemState::Admitted(_) => true,
             ItemState::Refused(_) => false,
-            ItemState::Answered(_) | ItemState::Renewal | ItemState::Asked => return,
+            ItemState::Answered(_) | ItemState::Renewal | ItemState::Asked | ItemState::Done => return,
         };
         let Some(known) = self.gateways.get_mut(gateway) else { return };
-        if admitted && !known.subscriptions.contains_key(key) {
+        if admitted && self.subs.find(gateway, key).is_none() {
             known.unreleased.insert(key.clone());
         }
         self.asked(gateway, key, out);
     }
 
-    fn sync_done(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
-        let Some(known) = self.gateways.get_mut(gateway) else { return };
-        let name = known.name.clone();
-        let Some(session) = &mut known.session else { return };
-        session.synced = true;
-        let connection = session.connection;
-        let unbound: Vec<Presented> = known
-            .subscriptions
-            .values()
-            .filter(|id| {
-                let sub = self.subs.get(**id);
-                sub.is_some_and(|sub| sub.is_live() && sub.bound_in(connection).is_none())
-            })
-            .map(|id| Presented { sub: *id, positions: Positions::default() })
-            .collect();
-        self.bind_all(gateway, unbound, out);
-        self.sync.synced(&name, self.filter.version());
+    /// Binds what the session has not presented. True once that is all.
+    fn sync_on(&mut self, gateway: GatewayId, begun: bool, units: &mut Units) -> bool {
+        let Some(known) = self.gateways.get_mut(gateway) else { return true };
+        let Some(session) = &mut known.session else { return true };
+        if !begun {
+            session.synced = true;
+            known.members.start_walk();
+        }
+        while !units.are_spent() && session.batch.presented.len() < BATCH_MAX {
+            let Some(id) = self.subs.walk(&mut known.members) else {
+                if session.batch.presented.is_empty() {
+                    self.sync.synced(&known.name, self.filter.version());
+                    return true;
+                }
+                break;
+            };
+            units.take(1);
+            if self.subs.get(id).is_some_and(|sub| sub.is_live() && !session.has_bound(sub)) {
+                session.batch.add(Presented { sub: id, positions: Positions::default() });
+            }
+        }
+        if !units.are_spent() && !session.batch.presented.is_empty() {
+            self.start_batch(gateway, units);
+        }
+        false
     }
+}
+
+/// A `Subscribe` that is being acted upon.
+struct Subscribing {
+    items: Vec<SubscribeItem>,
+    states: Vec<ItemState>,
+    results: Vec<SubscribeResult>,
 }

@@ -3,8 +3,9 @@
 use wire::{Ack, ErrorCode, Welcome};
 
 use super::Shard;
+use super::work::LeftBehind;
 use crate::session::{Item, Sent, Session, Waiting};
-use crate::subscription::GatewayId;
+use crate::subscription::{GatewayId, SubId};
 use crate::{ConnectionId, Output};
 
 impl Shard {
@@ -23,7 +24,17 @@ impl Shard {
         // Only now: one that had nothing but the old session was forgotten with it.
         let gateway = self.gateways.open(name);
         let Some(known) = self.gateways.get_mut(gateway) else { return };
-        known.session = Some(Session::new(connection, can_verify, self.time));
+        if known.last_mark > MARKS_MAX {
+            // They start anew, and what was marked before is in no session any more.
+            known.last_mark = 0;
+            let ids: Vec<SubId> = self.subs.members(&known.members).map(|(id, _)| id).collect();
+            for id in ids {
+                if let Some(sub) = self.subs.get_mut(id) {
+                    sub.set_mark(0);
+                }
+            }
+        }
+        known.session = Some(Session::new(connection, can_verify, self.time, known.last_mark));
         self.connections.insert(connection, gateway);
         self.stats.sessions_opened += 1;
         let config = &self.config;
@@ -40,18 +51,19 @@ impl Shard {
         out.push(Output::Reply { connection, reply: wire::Reply::Welcome(Box::new(welcome)) });
     }
 
-    pub(super) fn on_disconnected(&mut self, connection: ConnectionId, out: &mut Vec<Output>) {
+    pub(super) fn on_disconnected(&mut self, connection: ConnectionId) {
         if let Some(gateway) = self.session_of(connection) {
-            self.end_session(gateway, out);
+            self.end_session(gateway);
         }
     }
 
     /// What it was sent and isn't done with stays owed. Requests that wait for the control side are given up.
-    pub(super) fn end_session(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
+    pub(super) fn end_session(&mut self, gateway: GatewayId) {
         let time = self.time;
         let Some(known) = self.gateways.get_mut(gateway) else { return };
         let Some(session) = known.session.take() else { return };
         known.session_ended_at = time;
+        known.last_mark = session.last_mark();
         self.connections.remove(&session.connection);
         let waiting = session.queue.iter().filter_map(|item| match item {
             Item::Resync { sub, reason } => Some((*sub, *reason)),
@@ -62,18 +74,19 @@ impl Shard {
             Sent::Entry { .. } => None,
         });
         for (sub, reason) in in_flight.chain(waiting) {
-            if let Some(sub) = self.subs.get_mut(sub) {
-                sub.broken = Some(reason);
+            if self.subs.get(sub).is_some() {
+                self.subs.rare_mut(sub).broken = Some(reason);
             }
         }
         for waiting in session.requests {
             // What is still being asked is counted in when the answer comes.
             if let Waiting::Subscribe { items, states, .. } = waiting {
-                for (item, state) in items.into_iter().zip(states) {
-                    self.asked_in_vain(gateway, &item.key, &state, out);
-                }
+                let (items, states) = (items.into_iter(), states.into_iter());
+                self.rows.left_behind.push_back(LeftBehind::Items { gateway, items, states });
             }
         }
+        self.rows.left_behind.push_back(LeftBehind::Queue(session.queue));
+        self.rows.left_behind.push_back(LeftBehind::InFlight(session.in_flight));
         self.gateways.forget_if_idle(gateway);
     }
 
@@ -100,10 +113,10 @@ impl Shard {
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
         if self.time >= self.expiry_check_at {
             self.expiry_check_at = self.time + self.config.expiry_check_ms;
-            self.expire(out);
+            self.start_check();
         }
         for gateway in self.gateways.ids() {
-            self.answer(gateway, out);
+            self.answer_on_credit(gateway, out);
             self.check_received(gateway, out);
             self.beat(gateway, out);
         }
@@ -138,3 +151,6 @@ impl Shard {
         self.queue(gateway, Item::Heartbeat(positions), out);
     }
 }
+
+/// Where a Gateway's sessions start to count anew. A session has as many handles as are left above it.
+const MARKS_MAX: u32 = u32::MAX / 2;

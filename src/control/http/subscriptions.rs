@@ -116,6 +116,13 @@ pub(super) async fn register(
         CommandReply::Exists => {
             Err(ApiError::of(ErrorCode::SubscriptionExists, format!("subscription {id:?} exists with other content")))
         }
+        CommandReply::Busy => Err(ApiError::of(
+            ErrorCode::TooManyRequests,
+            format!(
+                "Gateway {:?} has not read of thousands of subscriptions that ended; try again once its session reads",
+                identity.gateway
+            ),
+        )),
         other => Err(unexpected(&other)),
     }
 }

@@ -13,6 +13,8 @@ pub struct SimConfig {
     pub shards_max: u16,
     pub before_images: bool,
     pub log_events_max: usize,
+    /// Units of a shard's slice of work.
+    pub slice_units: u32,
     pub filter: FilterConfig,
     pub node_crashes: u32,
     pub disconnects: u32,
@@ -50,6 +52,7 @@ impl SimConfig {
             shards_max: 5,
             before_images: !seed.is_multiple_of(4),
             log_events_max: 262_144,
+            slice_units: [2_048, 40, 5][(seed % 3) as usize],
             // Small enough that filters are built and overflow all the time.
             filter: FilterConfig {
                 delta_min: 1,

@@ -83,6 +83,7 @@ impl Node {
             let mut config = ShardConfig::new(partition, slots, addresses.clone(), Epoch(epoch));
             config.backends = vec![BackendConfig { id: BACKEND, before_images: of.before_images }];
             config.log_events_max = of.log_events_max;
+            config.slice_units = of.slice_units;
             config.filter = of.filter;
             Shard::new(config, now)
         };
@@ -203,7 +204,7 @@ impl Node {
         }
     }
 
-    /// A shard takes up to `max` items from its ring.
+    /// A shard takes up to `max` items from its ring, and goes on with other work.
     pub(crate) fn drain(&mut self, shard: usize, max: usize, now: Millis) -> usize {
         let mut count = 0;
         while count < max
@@ -212,12 +213,18 @@ impl Node {
             self.give(shard, Input::Ingest(item), now);
             count += 1;
         }
+        self.shards[shard].work(now, &mut self.outputs);
+        self.publish(shard);
         count
     }
 
     /// Gives a shard an input, and publishes its cells after it.
     pub(crate) fn give(&mut self, shard: usize, input: Input, now: Millis) {
         self.shards[shard].handle(input, now, &mut self.outputs);
+        self.publish(shard);
+    }
+
+    fn publish(&mut self, shard: usize) {
         let cells = &mut self.cells[shard];
         if let Some(filter) = self.shards[shard].take_filter() {
             cells.filter = Arc::new(filter);
@@ -287,6 +294,7 @@ impl Node {
             && self.pending.is_empty()
             && self.admits.is_empty()
             && self.rings.iter().all(VecDeque::is_empty)
+            && !self.shards.iter().any(Shard::has_work)
     }
 
     /// Whether something that was delivered, or is to be, isn't settled.

@@ -67,6 +67,10 @@ impl Core for Tiny {
         buffer.len() - before
     }
 
+    fn work(&mut self, _now: Millis, _outputs: &mut Vec<Output>) -> bool {
+        false
+    }
+
     fn settled(&self) -> Positions {
         Positions::default()
     }

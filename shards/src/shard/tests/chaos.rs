@@ -25,6 +25,7 @@ enum Step {
     Unsubscribe { gateway: usize, sub: usize },
     Replace { gateway: usize, sub: usize },
     Seen,
+    Work,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -43,6 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (gateway(), 0..3_usize).prop_map(|(gateway, sub)| Step::Unsubscribe { gateway, sub }),
         1 => (gateway(), 0..3_usize).prop_map(|(gateway, sub)| Step::Replace { gateway, sub }),
         2 => Just(Step::Seen),
+        4 => Just(Step::Work),
     ]
 }
 
@@ -72,13 +74,17 @@ struct Chaos {
 }
 
 impl Chaos {
-    fn new(log_events_max: usize, outbox_bytes_max: usize) -> Self {
+    /// With few units in a slice, work waits for the step that does it.
+    fn new(log_events_max: usize, outbox_bytes_max: usize, slice_units: u32) -> Self {
+        let mut world = World::with(|config| {
+            config.log_events_max = log_events_max;
+            config.outbox_bytes_max = outbox_bytes_max;
+            config.received_deadline_ms = u64::MAX / 2;
+            config.slice_units = slice_units;
+        });
+        world.works = slice_units >= SLICE_UNITS_WHOLE;
         Self {
-            world: World::with(|config| {
-                config.log_events_max = log_events_max;
-                config.outbox_bytes_max = outbox_bytes_max;
-                config.received_deadline_ms = u64::MAX / 2;
-            }),
+            world,
             connections: [None; 2],
             had: Default::default(),
             history: Default::default(),
@@ -101,6 +107,7 @@ impl Chaos {
             Step::Progress => self.world.progress(),
             Step::Tick(ms) => self.world.tick(ms),
             Step::Seen => self.world.seen(),
+            Step::Work => _ = self.world.work(),
             Step::Fill { gateway, bytes } => {
                 self.world.fill_bytes = bytes;
                 if let Some(connection) = self.connections[gateway] {
@@ -125,6 +132,7 @@ impl Chaos {
                 if let Some(connection) = self.connections[gateway] {
                     self.know_handle(gateway, sub);
                     self.world.unsubscribe(connection, WANTED[sub].0);
+                    self.world.finish();
                     self.forget(gateway, sub);
                 }
             }
@@ -136,6 +144,7 @@ impl Chaos {
                     self.had[gateway][sub].transitions = transitions;
                     let (id, a) = WANTED[sub];
                     self.world.subscribe(connection, vec![SubscribeItem { transitions, ..item(id, a) }]);
+                    self.world.finish();
                 }
             }
         }
@@ -146,6 +155,7 @@ impl Chaos {
     /// Takes what waits, if this one's handle is not known yet: what is bound and ended before it was told is nothing that a
     /// Gateway could tell from what takes its name.
     fn know_handle(&mut self, gateway: usize, sub: usize) {
+        self.world.finish();
         while !self.had[gateway][sub].bound {
             let (written, seen) = self.world.fill(self.connections[gateway].unwrap());
             self.see(gateway, &seen);
@@ -266,6 +276,7 @@ impl Chaos {
 
     /// Everybody comes, takes all and is done: nothing may be missing.
     fn end(&mut self) {
+        self.world.works = true;
         self.world.seen();
         self.world.fill_bytes = 1 << 20;
         for gateway in 0..GATEWAYS.len() {
@@ -294,8 +305,8 @@ impl Chaos {
     }
 }
 
-fn run(log_events_max: usize, outbox_bytes_max: usize, steps: &[Step]) -> ShardStats {
-    let mut chaos = Chaos::new(log_events_max, outbox_bytes_max);
+fn run(log_events_max: usize, outbox_bytes_max: usize, slice_units: u32, steps: &[Step]) -> ShardStats {
+    let mut chaos = Chaos::new(log_events_max, outbox_bytes_max, slice_units);
     for gateway in 0..GATEWAYS.len() {
         chaos.connect(gateway, false, [true; 3]);
     }
@@ -306,6 +317,13 @@ fn run(log_events_max: usize, outbox_bytes_max: usize, steps: &[Step]) -> ShardS
     chaos.world.shard.stats()
 }
 
+fn slice_units() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(SLICE_UNITS_WHOLE), 1..30_u32]
+}
+
+/// A slice in which all is done that these few may ask for.
+const SLICE_UNITS_WHOLE: u32 = 100_000;
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -313,14 +331,15 @@ proptest! {
     fn nothing_is_lost_in_silence(
         log_events_max in 3..30_usize,
         outbox_bytes_max in 300..4_000_usize,
+        slice_units in slice_units(),
         steps in prop::collection::vec(step(), 1..200),
     ) {
-        run(log_events_max, outbox_bytes_max, &steps);
+        run(log_events_max, outbox_bytes_max, slice_units, &steps);
     }
 
     #[test]
-    fn nothing_is_resynced_without_cause(steps in prop::collection::vec(step(), 1..200)) {
-        let stats = run(10_000, 1 << 30, &steps);
+    fn nothing_is_resynced_without_cause(slice_units in slice_units(), steps in prop::collection::vec(step(), 1..200)) {
+        let stats = run(10_000, 1 << 30, slice_units, &steps);
         prop_assert_eq!(stats.resyncs.total(), 0);
     }
 }

@@ -74,6 +74,8 @@ fn shard_of(
     let mut config = ShardConfig::new(0, SlotTable { shards: 1 }, shards, Epoch(1));
     config.mapping = Arc::new(predicate::Mapping::Plain);
     config.subscribe_items_max = each;
+    // All that is asked for is done at once.
+    config.slice_units = u32::MAX;
     change(&mut config);
     let mapping = config.mapping.clone();
     let mut shard = Shard::new(config, Millis(0));
@@ -105,6 +107,7 @@ fn shard_of(
     let version = shard.take_filter().expect("subscriptions have come").version;
     let seen = FromIngest::FilterSeen { version, positions: positions(0) };
     shard.handle(Input::Ingest(seen), Millis(0), &mut out);
+    while shard.work(Millis(0), &mut out) {}
     let mut readers: Vec<(ConnectionId, Reader)> = (1..=GATEWAYS).map(|id| (ConnectionId(id), reader())).collect();
     for (connection, reader) in &mut readers {
         reader.pump(&mut shard, *connection, 1 << 20);

@@ -6,6 +6,7 @@ mod delivering;
 mod lives;
 mod many;
 mod registering;
+mod storms;
 mod world;
 
-use world::{Seen, World, item, position, positions};
+use world::{BACKEND, Seen, World, item, position, positions};
