@@ -8,7 +8,7 @@
 use std::{process::ExitCode, thread};
 
 use bench::{
-    compare::{EngineKind, Options, print_goals, print_rows, run},
+    compare::{EngineKind, Options, Row, print_goals, print_head, print_row, run},
     heap::Counting,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
@@ -155,7 +155,12 @@ fn main() -> ExitCode {
     let What::Matching(matching) = Cli::parse().what;
     let options = matching.options();
     // Expressions are compiled on the thread that measures, and need the room.
-    let thread = thread::Builder::new().stack_size(predicate::COMPILE_STACK_BYTES).spawn(move || run(&options));
+    let thread = thread::Builder::new().stack_size(predicate::COMPILE_STACK_BYTES);
+    let show = if matching.json { |_: &Row| {} } else { print_row };
+    if !matching.json {
+        print_head();
+    }
+    let thread = thread.spawn(move || run(&options, show));
     let rows = match thread.map(|thread| thread.join()) {
         Ok(Ok(Ok(rows))) => rows,
         Ok(Ok(Err(what))) => {
@@ -178,7 +183,6 @@ fn main() -> ExitCode {
             }
         }
     } else {
-        print_rows(&rows);
         print_goals(&rows);
     }
     // Right before quick.

@@ -44,23 +44,27 @@ impl Options {
     }
 }
 
-/// Measures all that was asked for.
+/// Measures all that was asked for. `each` is shown the rows as they come.
 ///
 /// # Errors
 /// When a workload is not what it should be: a text that says how.
-pub fn run(options: &Options) -> Result<Vec<Row>, String> {
+pub fn run(options: &Options, mut each: impl FnMut(&Row)) -> Result<Vec<Row>, String> {
     heap::pause(true);
     let mut rows = Vec::new();
+    let mut add = |some: Vec<Row>| {
+        some.iter().for_each(&mut each);
+        rows.extend(some);
+    };
     for workload in Workload::ALL.into_iter().filter(|workload| options.workloads.contains(workload)) {
         for subscriptions in sizes(workload, options) {
-            rows.extend(measure(&World::new(workload, subscriptions, options.seed), options)?);
+            add(measure(&World::new(workload, subscriptions, options.seed), options)?);
         }
     }
     if options.churn {
-        rows.extend(churn::measure(options)?);
+        add(churn::measure(options));
     }
     if options.whole {
-        rows.extend(whole::measure(options));
+        add(whole::measure(options));
     }
     heap::pause(false);
     Ok(rows)

@@ -23,7 +23,7 @@ use workload::matching::{Answer, Pool, Workload, World};
 pub use self::{
     goals::print_goals,
     measure::{Options, run},
-    rows::{Row, print_rows},
+    rows::{Row, print_head, print_row},
 };
 use crate::{heap::growth_of, measure::work_time};
 
@@ -80,6 +80,8 @@ impl EngineKind {
             // With the records of ten million subscriptions beside the index, memory is short on a machine of 16 GiB.
             EngineKind::OursShard => subscriptions <= PEER_SUBSCRIPTIONS_MAX,
             EngineKind::OursIngest | EngineKind::OursFilter | EngineKind::Read => workload == Workload::Miss,
+            // Its time to build grows with the square of what is in one tree: a million would take an hour.
+            EngineKind::ATree if workload.is_one_collection() => subscriptions <= TREE_SUBSCRIPTIONS_MAX,
             // A collection that nobody watches costs them a look into a table.
             EngineKind::Native | EngineKind::ATree | EngineKind::Cel => {
                 workload != Workload::Miss && subscriptions <= PEER_SUBSCRIPTIONS_MAX
@@ -90,6 +92,7 @@ impl EngineKind {
 
 /// Ten million programs or expressions of the peers take more memory than most machines have.
 const PEER_SUBSCRIPTIONS_MAX: usize = 1_000_000;
+const TREE_SUBSCRIPTIONS_MAX: usize = 100_000;
 
 /// An engine, and the events of its workload.
 trait Engine {

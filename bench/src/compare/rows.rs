@@ -50,8 +50,8 @@ impl Row {
     }
 }
 
-/// A table on standard output.
-pub fn print_rows(rows: &[Row]) {
+/// The head of the table on standard output.
+pub fn print_head() {
     println!(
         "{:<10} {:<12} {:>13} {:>11} {:>12} {:>12} {:>8} {:>9} {:>10} {:>9} {:>7} {:>6}",
         "workload",
@@ -67,25 +67,27 @@ pub fn print_rows(rows: &[Row]) {
         "checked",
         "wrong"
     );
-    for row in rows {
-        println!(
-            "{:<10} {:<12} {:>13} {:>11} {:>12} {:>12} {:>8} {:>9} {:>10} {:>9} {:>7} {:>6}",
-            row.workload,
-            row.engine,
-            grouped(row.subscriptions as f64),
-            figure(row.events_per_s),
-            figure(row.ns_per_event),
-            figure(row.p99_ns),
-            figure(row.instructions_per_event),
-            figure(row.bytes_per_subscription),
-            figure(row.build_ms),
-            row.matches_per_event.map_or_else(|| "-".into(), |matches| format!("{matches:.2}")),
-            row.checked,
-            row.wrong
-        );
-        if let Some(operations) = row.operations_per_s {
-            println!("{:<10} {} subscriptions added or removed a second", "", grouped(operations));
-        }
+}
+
+/// A line of it.
+pub fn print_row(row: &Row) {
+    println!(
+        "{:<10} {:<12} {:>13} {:>11} {:>12} {:>12} {:>8} {:>9} {:>10} {:>9} {:>7} {:>6}",
+        row.workload,
+        row.engine,
+        grouped(row.subscriptions as f64),
+        figure(row.events_per_s),
+        figure(row.ns_per_event),
+        figure(row.p99_ns),
+        figure(row.instructions_per_event),
+        figure(row.bytes_per_subscription),
+        figure(row.build_ms),
+        row.matches_per_event.map_or_else(|| "-".into(), |matches| format!("{matches:.2}")),
+        row.checked,
+        row.wrong
+    );
+    if let Some(operations) = row.operations_per_s {
+        println!("{:<10} {} subscriptions added or removed a second", "", grouped(operations));
     }
 }
 

@@ -17,7 +17,7 @@ fn every_engine_answers_as_brute_force_does() {
         talk: false,
     };
     let thread = std::thread::Builder::new().stack_size(predicate::COMPILE_STACK_BYTES);
-    let rows = thread.spawn(move || run(&options)).unwrap().join().unwrap().unwrap();
+    let rows = thread.spawn(move || run(&options, |_| {})).unwrap().join().unwrap().unwrap();
     for row in &rows {
         assert_eq!(row.wrong, 0, "{row:?}");
         assert!(row.checked > 0 || row.workload == "equality", "{row:?}");

@@ -67,6 +67,10 @@ impl Workload {
             Workload::Pairs => "pairs",
         }
     }
+
+    pub fn is_one_collection(self) -> bool {
+        matches!(self, Workload::MixedOne | Workload::Range | Workload::HotValue)
+    }
 }
 
 /// Subscriptions of a collection, where there are many collections.
@@ -111,10 +115,6 @@ impl World {
         Self { workload, subscriptions, seed, zipf: Arc::new(Zipf::new(ZIPF_VALUES)) }
     }
 
-    fn is_one_collection(&self) -> bool {
-        matches!(self.workload, Workload::MixedOne | Workload::Range | Workload::HotValue)
-    }
-
     /// Matches of an event on average, where the workload is made for it: those of either image count once.
     pub fn matches_wanted(&self) -> Option<RangeInclusive<f64>> {
         match self.workload {
@@ -128,7 +128,7 @@ impl World {
 
     /// Collections that have subscriptions.
     pub fn collections(&self) -> usize {
-        if self.is_one_collection() { 1 } else { self.subscriptions.div_ceil(PER_COLLECTION) }
+        if self.workload.is_one_collection() { 1 } else { self.subscriptions.div_ceil(PER_COLLECTION) }
     }
 
     /// Collections that events are in: from 0 those that are watched, then as many that are not.
@@ -144,12 +144,12 @@ impl World {
 
     /// The collection of a subscription.
     pub fn collection_of(&self, subscription: usize) -> usize {
-        if self.is_one_collection() { 0 } else { subscription / PER_COLLECTION }
+        if self.workload.is_one_collection() { 0 } else { subscription / PER_COLLECTION }
     }
 
     /// The subscriptions of a collection.
     pub fn subscriptions_of(&self, collection: usize) -> std::ops::Range<usize> {
-        match (self.is_one_collection(), collection < self.collections()) {
+        match (self.workload.is_one_collection(), collection < self.collections()) {
             (_, false) => 0..0,
             (true, true) => 0..self.subscriptions,
             (false, true) => {
@@ -220,7 +220,7 @@ impl World {
 
     /// The ends of a range that stands alone.
     fn range_of_the_mix(&self, draw: &mut Draw) -> (Option<Bound>, Option<Bound>) {
-        if self.is_one_collection() {
+        if self.workload.is_one_collection() {
             // With two ends: one end near that of all values would make few events match very many subscriptions.
             let length = 1 + draw.below(UNIFORM_RANGE_MAX);
             let first = draw.below(self.values().saturating_sub(length).max(1)) as i64;
