@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use predicate::Mapping;
-use shards::{FilterSnapshot, FromIngest, Gap, Scope};
+use shards::{Change, FilterSnapshot, FromIngest, Gap, Scope};
 use smallvec::{SmallVec, smallvec};
 use wire::{BackendId, GapReason, Lineage, Position, Positions, SlotTable};
 
@@ -18,7 +18,7 @@ use super::{
     event::{Malformed, RawEvent},
     normalize::{Concern, Found, Normalizer, Skip},
     number::{Numbering, RanBackwards},
-    route::{Router, ShardIndex},
+    route::{Router, ShardIndex, ShardSet},
     settle::{ResumePoint, Settlement},
     source::ResumeToken,
 };
@@ -166,37 +166,34 @@ impl IngestCore {
             self.counters.repeated += 1;
             return Ok(());
         }
-        let concern = self.normalizer.find(&fields)?;
+        let mut found = Found::NOTHING;
+        let concern = self.normalizer.find(&fields, &mut found)?;
         stream.numbering = numbering;
         stream.enqueued = position;
         stream.settlement.read(position, Some(token));
         match concern {
-            Concern::Document(found) => self.document(backend, event, &fields, &found, position, out),
+            Concern::Document => {
+                let shards = match found.places() {
+                    Some(places) => self.router.wanting(places.into_iter().flatten(), || found.filter_key()),
+                    None => self.router.everyone(),
+                };
+                if shards.is_empty() {
+                    self.counters.filtered += 1;
+                } else {
+                    let change = self.normalizer.change(event, &fields, &found, position);
+                    self.change(backend, shards, change, out);
+                }
+            }
             Concern::Gap { scopes, reason } => self.gap(backend, position, scopes, reason, out),
             Concern::Skip(why) => self.counters.skipped[why as usize] += 1,
         }
         Ok(())
     }
 
-    fn document(
-        &mut self,
-        backend: usize,
-        event: &Bytes,
-        fields: &RawEvent<'_>,
-        found: &Found<'_>,
-        position: Position,
-        out: &mut Vec<ToShard>,
-    ) {
-        let shards = match found.places() {
-            Some(places) => self.router.wanting(places, found.key),
-            None => self.router.everyone(),
-        };
-        if shards.is_empty() {
-            self.counters.filtered += 1;
-            return;
-        }
+    fn change(&mut self, backend: usize, shards: ShardSet, change: Change, out: &mut Vec<ToShard>) {
         self.counters.routed += 1;
-        let change = Arc::new(self.normalizer.change(event, fields, found, position));
+        let position = change.position;
+        let change = Arc::new(change);
         for shard in shards {
             self.tell(backend, shard, position);
             out.push((shard, FromIngest::Change(change.clone())));

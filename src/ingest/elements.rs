@@ -3,8 +3,6 @@
 //! Invariant: an element is what the `bson` crate's iterator makes of it, or else [`Unsure`]. Whoever is told that goes over the
 //! whole document again with the iterator, so that only plainly well-formed documents are taken here.
 
-use bson::spec::ElementType;
-
 /// What stands here is broken, or of a kind that has no simple form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unsure;
@@ -14,8 +12,6 @@ pub(super) struct Unsure;
 pub(super) struct Element<'a> {
     pub(super) kind: u8,
     pub(super) name: &'a [u8],
-    /// The first eight bytes of the name, in little-endian order; zeros after its end.
-    pub(super) head: u64,
     pub(super) value: &'a [u8],
 }
 
@@ -50,12 +46,33 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// Whether the next element has this name; `head` is what [`Self::head`] gives.
+    #[inline(always)]
+    pub(super) fn is_named(&self, head: u64, name: &Name) -> bool {
+        (head >> 8) & name.mask == name.head
+            && (name.tail.is_none() || self.last_word_of_name(name) == name.tail)
+            && (name.with_nul.len() <= 15 || self.rest[1..].starts_with(&name.with_nul))
+    }
+
+    #[inline(always)]
+    fn last_word_of_name(&self, name: &Name) -> Option<u64> {
+        let end = 1 + name.with_nul.len();
+        self.rest.get(end - 8..end)?.first_chunk().map(|word| u64::from_le_bytes(*word))
+    }
+
+    /// Type and value of the next element, whose name is known to be this.
+    #[inline(always)]
+    pub(super) fn take_named(&mut self, name: &Name) -> Result<(u8, &'a [u8]), Unsure> {
+        let (kind, rest) = (self.rest[0], &self.rest[1 + name.with_nul.len()..]);
+        Ok((kind, self.value(kind, rest)?))
+    }
+
     #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<Element<'a>>, Unsure> {
         let Some((&kind, named)) = self.rest.split_first() else { return Ok(None) };
-        let (length, head) = name(named)?;
+        let length = name_length(named)?;
         let value = self.value(kind, &named[length + 1..])?;
-        Ok(Some(Element { kind, name: &named[..length], head, value }))
+        Ok(Some(Element { kind, name: &named[..length], value }))
     }
 
     #[inline(always)]
@@ -69,63 +86,109 @@ impl<'a> Elements<'a> {
 const ONES: u64 = u64::from_le_bytes([0x01; 8]);
 const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
 
-/// Length of the name that `named` begins with, before its NUL, and its first bytes as [`Element::head`] has them.
+/// Length of the name that `named` begins with, before its NUL.
 #[inline(always)]
-fn name(named: &[u8]) -> Result<(usize, u64), Unsure> {
-    let mut length = 0;
-    let mut head = None;
+fn name_length(named: &[u8]) -> Result<usize, Unsure> {
+    let mut at = 0;
     // Eight bytes at a time. The lowest bit of `nul` stands in the first byte that is zero.
-    while let Some(chunk) = named.get(length..).and_then(|rest| rest.first_chunk()) {
+    while let Some(chunk) = named.get(at..).and_then(|rest| rest.first_chunk()) {
         let word = u64::from_le_bytes(*chunk);
         let nul = word.wrapping_sub(ONES) & !word & HIGHS;
-        let before_nul = if nul == 0 { u64::MAX } else { (nul & nul.wrapping_neg()) - 1 };
-        if word & HIGHS & before_nul != 0 {
-            return any_name(named);
-        }
-        head.get_or_insert(word & before_nul);
         if nul != 0 {
-            let length = length + (nul.trailing_zeros() / 8) as usize;
-            return Ok((length, head.unwrap_or_default()));
+            let before_nul = (nul & nul.wrapping_neg()) - 1;
+            let ascii = word & HIGHS & before_nul == 0;
+            return if ascii { Ok(at + (nul.trailing_zeros() / 8) as usize) } else { any_length(named) };
         }
-        length += 8;
+        if word & HIGHS != 0 {
+            break;
+        }
+        at += 8;
     }
-    any_name(named)
+    any_length(named)
 }
 
-/// [`name`], byte by byte: for what is no ASCII, and at the end of a document.
+/// [`name_length`], byte by byte: for what is no ASCII, and at the end of a document.
 #[cold]
-fn any_name(named: &[u8]) -> Result<(usize, u64), Unsure> {
+fn any_length(named: &[u8]) -> Result<usize, Unsure> {
     let length = named.iter().position(|byte| *byte == 0).ok_or(Unsure)?;
-    let name = std::str::from_utf8(&named[..length]).map_err(|_| Unsure)?;
-    Ok((length, head_of(name.as_bytes())))
+    std::str::from_utf8(&named[..length]).map_err(|_| Unsure)?;
+    Ok(length)
 }
 
-/// [`Element::head`] of this name.
-pub(super) fn head_of(name: &[u8]) -> u64 {
-    let mut head = [0; 8];
-    let length = name.len().min(head.len());
-    head[..length].copy_from_slice(&name[..length]);
-    u64::from_le_bytes(head)
+/// The name of a field, made ready to be compared without a look for the end of what it is compared with.
+#[derive(Debug)]
+pub(super) struct Name {
+    with_nul: Box<[u8]>,
+    /// The first seven bytes, as far as there are, and which of them count.
+    head: u64,
+    mask: u64,
+    /// The last eight bytes.
+    tail: Option<u64>,
 }
 
-/// Bytes of the value that `rest` begins with.
+impl Name {
+    pub(super) fn new(text: &str) -> Self {
+        let with_nul: Box<[u8]> = text.bytes().chain([0]).collect();
+        let (mut head, mut mask) = ([0; 8], [0; 8]);
+        for (at, byte) in with_nul.iter().take(7).enumerate() {
+            (head[at], mask[at]) = (*byte, 0xff);
+        }
+        let is_long = with_nul.len() > 7;
+        let tail = with_nul.last_chunk().filter(|_| is_long).map(|tail| u64::from_le_bytes(*tail));
+        let [head, mask] = [head, mask].map(u64::from_le_bytes);
+        debug_assert!(!is_long || tail.is_some(), "a name of seven bytes or more has eight with its NUL");
+        Self { with_nul, head, mask, tail }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        let (_, text) = self.with_nul.split_last().expect("it ends with a NUL");
+        std::str::from_utf8(text).expect("it was made of a text")
+    }
+}
+
+/// Types by their byte, as the `bson` crate names them: its own conversion isn't inlined, and would be called for every element.
+pub(super) mod kind {
+    use bson::spec::ElementType;
+
+    pub(in crate::ingest) const DOUBLE: u8 = ElementType::Double as u8;
+    pub(in crate::ingest) const STRING: u8 = ElementType::String as u8;
+    pub(in crate::ingest) const DOCUMENT: u8 = ElementType::EmbeddedDocument as u8;
+    pub(in crate::ingest) const ARRAY: u8 = ElementType::Array as u8;
+    pub(in crate::ingest) const BINARY: u8 = ElementType::Binary as u8;
+    pub(in crate::ingest) const UNDEFINED: u8 = ElementType::Undefined as u8;
+    pub(in crate::ingest) const OBJECT_ID: u8 = ElementType::ObjectId as u8;
+    pub(in crate::ingest) const BOOLEAN: u8 = ElementType::Boolean as u8;
+    pub(in crate::ingest) const DATE: u8 = ElementType::DateTime as u8;
+    pub(in crate::ingest) const NULL: u8 = ElementType::Null as u8;
+    pub(in crate::ingest) const CODE: u8 = ElementType::JavaScriptCode as u8;
+    pub(in crate::ingest) const SYMBOL: u8 = ElementType::Symbol as u8;
+    pub(in crate::ingest) const INT32: u8 = ElementType::Int32 as u8;
+    pub(in crate::ingest) const TIMESTAMP: u8 = ElementType::Timestamp as u8;
+    pub(in crate::ingest) const INT64: u8 = ElementType::Int64 as u8;
+    pub(in crate::ingest) const DECIMAL: u8 = ElementType::Decimal128 as u8;
+    pub(in crate::ingest) const MIN_KEY: u8 = ElementType::MinKey as u8;
+    pub(in crate::ingest) const MAX_KEY: u8 = ElementType::MaxKey as u8;
+}
+
+/// Bytes of the value that `rest` begins with. None for a broken one, and for the types whose values have no simple form: regular
+/// expressions, database pointers, code with a scope.
 #[inline(always)]
 fn size_of_value(kind: u8, rest: &[u8]) -> Option<usize> {
     let length = || usize::try_from(i32::from_le_bytes(*rest.first_chunk()?)).ok();
     let ends_with_nul = |size: usize| (rest.get(size.checked_sub(1)?) == Some(&0)).then_some(size);
-    match ElementType::from(kind)? {
-        ElementType::Null | ElementType::Undefined | ElementType::MinKey | ElementType::MaxKey => Some(0),
-        ElementType::Boolean => Some(1),
-        ElementType::Int32 => Some(4),
-        ElementType::Double | ElementType::DateTime | ElementType::Timestamp | ElementType::Int64 => Some(8),
-        ElementType::ObjectId => Some(12),
-        ElementType::Decimal128 => Some(16),
-        ElementType::String | ElementType::Symbol | ElementType::JavaScriptCode => {
+    match kind {
+        kind::STRING | kind::SYMBOL | kind::CODE => {
             ends_with_nul(length().filter(|length| *length > 0)?.checked_add(4)?)
         }
-        ElementType::EmbeddedDocument | ElementType::Array => ends_with_nul(length().filter(|length| *length >= 5)?),
-        ElementType::Binary => length()?.checked_add(5),
-        ElementType::RegularExpression | ElementType::DbPointer | ElementType::JavaScriptCodeWithScope => None,
+        kind::DOCUMENT | kind::ARRAY => ends_with_nul(length().filter(|length| *length >= 5)?),
+        kind::DOUBLE | kind::DATE | kind::TIMESTAMP | kind::INT64 => Some(8),
+        kind::INT32 => Some(4),
+        kind::BOOLEAN => Some(1),
+        kind::OBJECT_ID => Some(12),
+        kind::NULL | kind::UNDEFINED | kind::MIN_KEY | kind::MAX_KEY => Some(0),
+        kind::DECIMAL => Some(16),
+        kind::BINARY => length()?.checked_add(5),
+        _ => None,
     }
 }
 
@@ -139,16 +202,47 @@ pub(super) fn text(value: &[u8]) -> Option<&[u8]> {
 /// Whether it is UTF-8. Most names are short and ASCII, which is told without a look at each byte.
 #[inline(always)]
 pub(super) fn is_text(bytes: &[u8]) -> bool {
-    let word =
-        |at: usize| bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word));
-    let length = bytes.len();
-    let seen = if length < 8 {
-        bytes.iter().fold(0, |seen, byte| seen | u64::from(*byte))
-    } else {
-        // The last eight may overlap those before.
-        (0..length - 8).step_by(8).fold(word(length - 8), |seen, at| seen | word(at))
+    is_ascii(bytes) || std::str::from_utf8(bytes).is_ok()
+}
+
+#[inline(always)]
+fn is_ascii(bytes: &[u8]) -> bool {
+    // The last word may overlap the one before.
+    if let Some(last) = bytes.last_chunk() {
+        let mut seen = u64::from_le_bytes(*last);
+        let mut rest = bytes;
+        while rest.len() > 8
+            && let Some((word, after)) = rest.split_first_chunk()
+        {
+            seen |= u64::from_le_bytes(*word);
+            rest = after;
+        }
+        return seen & HIGHS == 0;
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        return (u32::from_le_bytes(*first) | u32::from_le_bytes(*last)) & HIGHS as u32 == 0;
+    }
+    matches!(bytes, [] | [0..0x80] | [0..0x80, 0..0x80] | [0..0x80, 0..0x80, 0..0x80])
+}
+
+/// Whether one of the bytes is this one.
+#[inline(always)]
+pub(super) fn has_byte(bytes: &[u8], wanted: u8) -> bool {
+    let pattern = u64::from(wanted).wrapping_mul(ONES);
+    let zero_in = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word) ^ pattern;
+        word.wrapping_sub(ONES) & !word & HIGHS
     };
-    seen & HIGHS == 0 || std::str::from_utf8(bytes).is_ok()
+    let Some(last) = bytes.last_chunk() else { return bytes.contains(&wanted) };
+    let mut found = zero_in(last);
+    let mut rest = bytes;
+    while rest.len() > 8
+        && let Some((word, after)) = rest.split_first_chunk()
+    {
+        found |= zero_in(word);
+        rest = after;
+    }
+    found != 0
 }
 
 #[cfg(test)]
@@ -220,8 +314,7 @@ pub(super) mod tests {
             let expected = theirs.next().expect("an element").expect("a well-formed one");
             assert_eq!(element.name, expected.key().as_str().as_bytes(), "{document:?}");
             assert_eq!((element.kind, element.value.len()), (expected.element_type() as u8, expected.size()));
-            assert_eq!(element.head, head_of(element.name));
-            if element.kind == ElementType::String as u8 {
+            if element.kind == kind::STRING {
                 let text = text(element.value).and_then(|text| std::str::from_utf8(text).ok());
                 let expected = expected.value();
                 assert_eq!(text, expected.as_ref().ok().and_then(|value| value.as_str()), "{document:?}");
@@ -257,6 +350,7 @@ pub(super) mod tests {
                 let mut bytes = ascii.clone();
                 bytes[at] = 0xff;
                 assert!(!is_text(&bytes), "{length} {at}");
+                assert!(has_byte(&bytes, 0xff) && !has_byte(&bytes, b':') && !has_byte(&ascii, 0xff), "{length} {at}");
                 if at + 1 < length {
                     bytes[at..at + 2].copy_from_slice("é".as_bytes());
                     assert!(is_text(&bytes), "{length} {at}");

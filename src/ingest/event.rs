@@ -3,10 +3,10 @@
 //! Invariant: [`RawEvent::parse`] answers as reading the event with the `bson` crate's iterator does ([`RawEvent::carefully`]), for
 //! whatever bytes. The quick way takes events of the form that sources write; what it isn't sure of is read again carefully.
 
-use bson::{RawBsonRef, RawDocument, spec::ElementType};
+use bson::{RawBsonRef, RawDocument};
 use predicate::field;
 
-use super::elements::{Element, Elements, Unsure, text};
+use super::elements::{Element, Elements, Unsure, is_text, kind, text};
 
 /// The event is not of the form that the source's protocol promises.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,41 @@ impl Verb {
             _ => Self::Other,
         }
     }
+
+    /// From the value of a string.
+    #[inline(always)]
+    fn of_value(value: &[u8]) -> Result<Self, Unsure> {
+        let name = value.get(4..value.len() - 1).ok_or(Unsure)?;
+        match Self::of(name) {
+            Self::Other if !is_text(name) => Err(Unsure),
+            verb => Ok(verb),
+        }
+    }
+}
+
+/// `_id` of a document, as stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Key<'a> {
+    /// UTF-8.
+    Text(&'a [u8]),
+    Other(RawBsonRef<'a>),
+}
+
+impl<'a> Key<'a> {
+    pub fn value(self) -> RawBsonRef<'a> {
+        match self {
+            Self::Text(text) => {
+                RawBsonRef::String(std::str::from_utf8(text).expect("a key is found to be UTF-8 when it is read"))
+            }
+            Self::Other(value) => value,
+        }
+    }
+
+    /// The text, or nothing.
+    #[inline(always)]
+    pub(super) fn text(&self) -> &'a [u8] {
+        if let Self::Text(text) = self { text } else { &[] }
+    }
 }
 
 /// A change event's fields, borrowed from its bytes. What is a document in the event is the bytes of one here.
@@ -76,7 +111,7 @@ impl<'a> RawEvent<'a> {
         Self::quickly(event).or_else(|Unsure| Self::carefully(event))
     }
 
-    #[inline]
+    #[inline(always)]
     fn quickly(event: &'a [u8]) -> Result<Self, Unsure> {
         // Types and names are told by what they begin with. A name that was expected has a known length, so that the value
         // behind it is found without a look for its end.
@@ -95,10 +130,13 @@ impl<'a> RawEvent<'a> {
         let mut elements = Elements::of(event)?;
         loop {
             let taken = match elements.head() {
-                Some(OPERATION) => elements
-                    .take(b"\x02operationType\0")?
-                    .map(|value| text(value).map(|name| fields.verb = Verb::of(name)).ok_or(Unsure))
-                    .transpose()?,
+                Some(OPERATION) => match elements.take(b"\x02operationType\0")? {
+                    Some(value) => {
+                        fields.verb = Verb::of_value(value)?;
+                        Some(())
+                    }
+                    None => None,
+                },
                 Some(CLUSTER_TIME) => elements.take(b"\x11clusterTime\0")?.map(|value| {
                     // The increment stands before the seconds, and both in little-endian order.
                     fields.cluster_time = value.first_chunk().map(|time| u64::from_le_bytes(*time));
@@ -132,7 +170,7 @@ impl<'a> RawEvent<'a> {
 
     /// Takes an element that isn't one of those that every event has, in their types.
     fn unexpected(&mut self, Element { kind, name, .. }: Element<'_>) -> Result<(), Unsure> {
-        let null = kind == ElementType::Null as u8;
+        let null = kind == kind::NULL;
         match name {
             b"fullDocument" if null => self.after = None,
             b"fullDocumentBeforeChange" if null => self.before = None,
@@ -185,16 +223,16 @@ impl<'a> RawEvent<'a> {
     }
 
     /// `_id` of the document.
-    #[inline]
-    pub(super) fn key(&self) -> Option<RawBsonRef<'a>> {
+    #[inline(always)]
+    pub(super) fn key(&self) -> Option<Key<'a>> {
         let key = self.key?;
         // Nothing but `_id`, unless the collection is sharded.
         if let Ok(mut elements) = Elements::of(key)
             && let Ok(Some(value)) = elements.take(b"\x02_id\0")
         {
-            return text(value).and_then(|text| std::str::from_utf8(text).ok()).map(RawBsonRef::String);
+            return text(value).map(Key::Text);
         }
-        field(document(key)?, "_id")
+        any_key(key)
     }
 
     /// Database and collection that it is about.
@@ -207,6 +245,14 @@ impl<'a> RawEvent<'a> {
         let (database, collection) = namespace(self.renamed_to?);
         database.zip(collection)
     }
+}
+
+#[inline(never)]
+fn any_key(key: &[u8]) -> Option<Key<'_>> {
+    Some(match field(document(key)?, "_id")? {
+        RawBsonRef::String(text) => Key::Text(text.as_bytes()),
+        value => Key::Other(value),
+    })
 }
 
 /// The first eight bytes as [`Elements::head`] has them; zeros after the end.
@@ -237,7 +283,7 @@ fn namespace(ns: &[u8]) -> Namespace<'_> {
 }
 
 /// Of a namespace with nothing else in it.
-#[inline]
+#[inline(always)]
 fn quick_namespace(ns: &[u8]) -> Result<Namespace<'_>, Unsure> {
     let mut elements = Elements::of(ns)?;
     let database = elements.take(b"\x02db\0")?.and_then(text);
@@ -330,7 +376,7 @@ mod tests {
             }
             let key = fields.key.and_then(document).and_then(|key| field(key, "_id"));
             // As text, in which a NaN is a NaN.
-            assert_eq!(format!("{:?}", fields.key()), format!("{key:?}"), "{event:?}");
+            assert_eq!(format!("{:?}", fields.key().map(Key::value)), format!("{key:?}"), "{event:?}");
         }
         quick.is_ok()
     }
@@ -343,7 +389,7 @@ mod tests {
         let fields = RawEvent::quickly(&events[0]).expect("an event as servers write it");
         assert_eq!((fields.verb, fields.cluster_time), (Verb::Update, Some((7 << 32) | 3)));
         assert_eq!(fields.namespace(), (Some(&b"app"[..]), Some(&b"things"[..])));
-        assert_eq!(fields.key(), Some(RawBsonRef::String("acme:00")));
+        assert_eq!(fields.key(), Some(Key::Text(b"acme:00")));
         assert!(fields.token.is_some() && fields.after.is_some() && fields.before.is_some() && fields.update.is_some());
     }
 

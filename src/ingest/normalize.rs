@@ -9,20 +9,22 @@ use std::sync::Arc;
 use bson::{RawBsonRef, RawDocument};
 use bytes::Bytes;
 use bytestring::ByteString;
-use predicate::{Mapping, field, mapping::Nested};
-use shards::{Bare, Change, Image, Scope};
+use predicate::{CanonicalBytes, Mapping, field, mapping::Nested, write_canonical};
+use shards::{Bare, Change, FilterKey, Image, Scope};
 use smallvec::{SmallVec, smallvec};
 use wire::{GapReason, Operation, PlaceHash, Position};
 
 use super::{
-    event::{Malformed, RawEvent, Verb, document},
-    root::{Names, Root},
+    elements::has_byte,
+    event::{Key, Malformed, RawEvent, Verb, document},
+    root::Names,
 };
 
 /// What becomes of one change event.
 #[derive(Debug)]
-pub enum Concern<'a> {
-    Document(Found<'a>),
+pub enum Concern {
+    /// A change of a document, which stands in the [`Found`] that was given.
+    Document,
     /// A rename concerns two scopes.
     Gap {
         scopes: SmallVec<[Scope; 2]>,
@@ -36,20 +38,30 @@ pub enum Concern<'a> {
 pub struct Found<'a> {
     operation: Operation,
     /// `_id` as stored.
-    pub key: RawBsonRef<'a>,
-    before: Option<Placed<'a>>,
-    after: Option<Placed<'a>>,
+    key: Key<'a>,
+    before: Placed<'a>,
+    after: Placed<'a>,
     /// What is known of the place where there is no image.
     bare: Option<BarePlace<'a>>,
 }
 
-/// An image and its place. The names are UTF-8.
+/// An image and its place; without an image, nothing of all that. The names are UTF-8.
 #[derive(Clone, Copy, Debug)]
 struct Placed<'a> {
     place: PlaceHash,
     tenant: &'a [u8],
     collection: &'a [u8],
+    /// No document is empty.
     document: &'a [u8],
+}
+
+impl<'a> Placed<'a> {
+    const NOWHERE: Self = Self { place: PlaceHash(0), tenant: &[], collection: &[], document: &[] };
+
+    #[inline(always)]
+    fn is_there(&self) -> bool {
+        !self.document.is_empty()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,20 +70,38 @@ struct BarePlace<'a> {
     collection: Option<&'a [u8]>,
 }
 
-impl Found<'_> {
-    /// The places that it concerns, each once: two after a move. None where the place isn't known.
-    pub fn places(&self) -> Option<SmallVec<[PlaceHash; 2]>> {
-        if let Some(bare) = &self.bare {
-            let place = PlaceHash::of_bytes(bare.tenant?, bare.collection?);
-            return Some(smallvec![place]);
-        }
-        let mut places = SmallVec::new();
-        for image in [&self.after, &self.before].into_iter().flatten() {
-            if places.last() != Some(&image.place) {
-                places.push(image.place);
+/// The places that a change concerns: two after a move.
+pub type Places = [Option<PlaceHash>; 2];
+
+impl<'a> Found<'a> {
+    /// What [`Normalizer::find`] writes over. It is filled in place: it isn't small, and is looked at for every event.
+    pub const NOTHING: Self = Self {
+        operation: Operation::Insert,
+        key: Key::Text(&[]),
+        before: Placed::NOWHERE,
+        after: Placed::NOWHERE,
+        bare: None,
+    };
+
+    /// The places that it concerns, each once. None where the place isn't known.
+    #[inline(always)]
+    pub fn places(&self) -> Option<Places> {
+        let (after, before) = (&self.after, &self.before);
+        match (after.is_there(), before.is_there()) {
+            (true, true) if before.place != after.place => Some([Some(after.place), Some(before.place)]),
+            (true, _) => Some([Some(after.place), None]),
+            (false, true) => Some([Some(before.place), None]),
+            (false, false) => {
+                let bare = self.bare?;
+                Some([Some(PlaceHash::of_bytes(bare.tenant?, bare.collection?)), None])
             }
         }
-        Some(places)
+    }
+
+    /// What the filters know the document by; None where nobody can watch it by its id.
+    pub fn filter_key(&self) -> Option<FilterKey> {
+        let mut canonical = CanonicalBytes::new();
+        write_canonical(self.key.value(), &mut canonical).then(|| FilterKey::document(&canonical))
     }
 }
 
@@ -120,12 +150,12 @@ impl Normalizer {
         Self { mapping, names }
     }
 
-    /// What an event concerns.
+    /// What an event concerns; of a document, what was found is put into `found`.
     ///
     /// # Errors
     /// When a field is missing that its operation can't be without.
-    #[inline]
-    pub fn find<'a>(&self, fields: &RawEvent<'a>) -> Result<Concern<'a>, Malformed> {
+    #[inline(always)]
+    pub fn find<'a>(&self, fields: &RawEvent<'a>, found: &mut Found<'a>) -> Result<Concern, Malformed> {
         let operation = match fields.verb {
             Verb::Insert => Operation::Insert,
             Verb::Update | Verb::Replace => Operation::Update,
@@ -148,15 +178,22 @@ impl Normalizer {
         if operation == Operation::Update && fields.after.is_none() && fields.before.is_none() {
             return Ok(Concern::Skip(Skip::LookedUpNothing));
         }
+        found.operation = operation;
+        found.key = key;
         match &self.names {
-            None => plain(fields, operation, key),
-            Some(names) => Ok(nested(names, fields, operation, key)),
+            None => plain(fields, found)?,
+            Some(names) => {
+                if let Some(skip) = nested(names, fields, found) {
+                    return Ok(Concern::Skip(skip));
+                }
+            }
         }
+        Ok(Concern::Document)
     }
 
     /// What concerns a namespace. Under the nested layout one physical collection holds many logical ones, so all are concerned.
     #[cold]
-    fn gap<'a>(&self, fields: &RawEvent<'a>, reason: GapReason) -> Result<Concern<'a>, Malformed> {
+    fn gap(&self, fields: &RawEvent<'_>, reason: GapReason) -> Result<Concern, Malformed> {
         let scopes = match &*self.mapping {
             Mapping::Nested(_) => smallvec![Scope::Everything],
             Mapping::Plain => {
@@ -180,17 +217,20 @@ impl Normalizer {
 
     /// The change at `position`. `event` holds the bytes that `fields` and `found` were read from; images are slices of it.
     pub fn change(&self, event: &Bytes, fields: &RawEvent<'_>, found: &Found<'_>, position: Position) -> Change {
-        let key = Bytes::from(predicate::stored_id(found.key));
-        let image = |placed: &Placed<'_>| Image {
-            place: placed.place,
-            tenant: slice_of(event, placed.tenant),
-            collection: slice_of(event, placed.collection),
-            document: event.slice_ref(placed.document),
+        let key = Bytes::from(predicate::stored_id(found.key.value()));
+        let image = |placed: &Placed<'_>| {
+            placed.is_there().then(|| Image {
+                place: placed.place,
+                tenant: slice_of(event, placed.tenant),
+                collection: slice_of(event, placed.collection),
+                document: event.slice_ref(placed.document),
+            })
         };
         let (operation, document_id) = match &*self.mapping {
             Mapping::Plain => (found.operation, Some(key.clone())),
             Mapping::Nested(nested) => {
-                let image = found.after.or(found.before).and_then(|image| document(image.document));
+                let image = if found.after.is_there() { &found.after } else { &found.before };
+                let image = document(image.document);
                 let id = image.and_then(|image| self.mapping.document_id(image));
                 (soft(nested, fields, found.operation), id.map(Bytes::from))
             }
@@ -200,8 +240,8 @@ impl Normalizer {
             operation,
             key,
             document_id,
-            before: found.before.as_ref().map(image),
-            after: found.after.as_ref().map(image),
+            before: image(&found.before),
+            after: image(&found.after),
             bare: found.bare.map(|bare| Bare {
                 tenant: bare.tenant.map(|tenant| slice_of(event, tenant)),
                 collection: bare.collection.map(|collection| slice_of(event, collection)),
@@ -220,48 +260,64 @@ fn slice_of(event: &Bytes, text: &[u8]) -> ByteString {
     ByteString::try_from(event.slice_ref(text)).expect("names are found to be UTF-8 when they are read")
 }
 
-#[inline]
-fn plain<'a>(fields: &RawEvent<'a>, operation: Operation, key: RawBsonRef<'a>) -> Result<Concern<'a>, Malformed> {
+#[inline(always)]
+fn plain<'a>(fields: &RawEvent<'a>, found: &mut Found<'a>) -> Result<(), Malformed> {
     let (database, collection) = fields.namespace();
     let tenant = database.ok_or(Malformed::Lacks("ns.db"))?;
     let collection = collection.ok_or(Malformed::Lacks("ns.coll"))?;
     let place = PlaceHash::of_bytes(tenant, collection);
-    let image = |document: &'a [u8]| Placed { place, tenant, collection, document };
-    let before = fields.before.map(image);
-    let after = fields.after.filter(|_| operation != Operation::Delete).map(image);
-    let bare = (before.is_none() && after.is_none())
-        .then_some(BarePlace { tenant: Some(tenant), collection: Some(collection) });
-    Ok(Concern::Document(Found { operation, key, before, after, bare }))
+    if let Some(document) = fields.before {
+        found.before = Placed { place, tenant, collection, document };
+    }
+    if let Some(document) = fields.after
+        && found.operation != Operation::Delete
+    {
+        found.after = Placed { place, tenant, collection, document };
+    }
+    if !found.before.is_there() && !found.after.is_there() {
+        found.bare = Some(BarePlace { tenant: Some(tenant), collection: Some(collection) });
+    }
+    Ok(())
 }
 
-#[inline]
-fn nested<'a>(names: &Names, fields: &RawEvent<'a>, operation: Operation, key: RawBsonRef<'a>) -> Concern<'a> {
-    let root = |image: Option<&'a [u8]>| image.map(|image| names.root(image)).unwrap_or_default();
-    let after_image = fields.after.filter(|_| operation != Operation::Delete);
-    let (before, after) = (root(fields.before), root(after_image));
-    let key_text = key.as_str().unwrap_or_default().as_bytes();
-    let disagrees = |root: Root<'_>| root.tenant.is_some_and(|tenant| !may_be_of(key_text, tenant));
-    if disagrees(after) || (before.tenant != after.tenant && disagrees(before)) {
-        return Concern::Skip(Skip::TenantMismatch);
-    }
-    let placed = |image: Option<&'a [u8]>, root: Root<'a>, known: Option<Placed<'a>>| {
-        let (document, tenant, collection) = (image?, root.tenant?, root.collection?);
-        let place = match known {
-            Some(known) if known.tenant == tenant && known.collection == collection => known.place,
-            _ => PlaceHash::of_bytes(tenant, collection),
-        };
-        Some(Placed { place, tenant, collection, document })
-    };
-    let after = placed(after_image, after, None);
-    let before = placed(fields.before, before, after);
-    let bare = match (&before, &after) {
-        (None, None) if operation == Operation::Delete => {
-            Some(BarePlace { tenant: tenant_of(key_text), collection: None })
+#[inline(always)]
+fn nested<'a>(names: &Names, fields: &RawEvent<'a>, found: &mut Found<'a>) -> Option<Skip> {
+    let key = found.key.text();
+    if let Some(document) = fields.after
+        && found.operation != Operation::Delete
+    {
+        let root = names.root(document);
+        if root.tenant.is_some_and(|tenant| !may_be_of(key, tenant)) {
+            return Some(Skip::TenantMismatch);
         }
-        (None, None) => return Concern::Skip(Skip::NoPlace),
-        _ => None,
-    };
-    Concern::Document(Found { operation, key, before, after, bare })
+        if let (Some(tenant), Some(collection)) = (root.tenant, root.collection) {
+            found.after = Placed { place: PlaceHash::of_bytes(tenant, collection), tenant, collection, document };
+        }
+    }
+    if let Some(document) = fields.before {
+        let root = names.root(document);
+        if let (Some(tenant), Some(collection)) = (root.tenant, root.collection)
+            && found.after.is_there()
+            && found.after.tenant == tenant
+            && found.after.collection == collection
+        {
+            found.before = Placed { document, ..found.after };
+            return None;
+        }
+        if root.tenant.is_some_and(|tenant| !may_be_of(key, tenant)) {
+            return Some(Skip::TenantMismatch);
+        }
+        if let (Some(tenant), Some(collection)) = (root.tenant, root.collection) {
+            found.before = Placed { place: PlaceHash::of_bytes(tenant, collection), tenant, collection, document };
+        }
+    }
+    if !found.after.is_there() && !found.before.is_there() {
+        if found.operation != Operation::Delete {
+            return Some(Skip::NoPlace);
+        }
+        found.bare = Some(BarePlace { tenant: tenant_of(key), collection: None });
+    }
+    None
 }
 
 /// The tenant that a stored id names: what stands before its last colon.
@@ -274,12 +330,9 @@ fn tenant_of(key: &[u8]) -> Option<&[u8]> {
 fn may_be_of(key: &[u8], tenant: &[u8]) -> bool {
     if let Some((colon, rest)) = key.strip_prefix(tenant).and_then(|rest| rest.split_first())
         && *colon == b':'
+        && !has_byte(rest, b':')
     {
-        // All of them, which is quicker than to stop at the first one, where there is hardly ever one.
-        let more = rest.iter().fold(false, |seen, byte| seen | (*byte == b':'));
-        if !more {
-            return true;
-        }
+        return true;
     }
     tenant_of(key).is_none_or(|named| named == tenant)
 }

@@ -3,11 +3,10 @@
 //! Invariant: the answer is that of a look-up for each name ([`Names::one_by_one`]), for whatever bytes. Of two fields with one name the
 //! first counts; the tenant stands under the first of its names that holds a text.
 
-use bson::spec::ElementType;
 use predicate::{field, mapping::Nested};
 
 use super::{
-    elements::{Element, Elements, Unsure, head_of, text},
+    elements::{Elements, Name, Unsure, kind, text},
     event::document,
 };
 
@@ -25,35 +24,6 @@ pub(super) struct Names {
     collection: Name,
 }
 
-/// A name, and its first and last eight bytes as numbers.
-#[derive(Debug)]
-struct Name {
-    text: Box<str>,
-    head: u64,
-    tail: u64,
-}
-
-impl Name {
-    fn new(text: &str) -> Self {
-        Self { text: text.into(), head: head_of(text.as_bytes()), tail: tail_of(text.as_bytes()) }
-    }
-
-    #[inline(always)]
-    fn is(&self, element: &Element<'_>) -> bool {
-        let length = self.text.len();
-        self.head == element.head
-            && element.name.len() == length
-            && (length <= 8 || tail_of(element.name) == self.tail)
-            && (length <= 16 || element.name == self.text.as_bytes())
-    }
-}
-
-/// The last eight bytes of a name that has as many.
-#[inline(always)]
-fn tail_of(name: &[u8]) -> u64 {
-    name.last_chunk().map_or(0, |tail| u64::from_le_bytes(*tail))
-}
-
 impl Names {
     pub(super) fn of(nested: &Nested) -> Self {
         Self {
@@ -62,45 +32,61 @@ impl Names {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn root<'a>(&self, image: &'a [u8]) -> Root<'a> {
         self.in_one_walk(image).unwrap_or_else(|Unsure| self.one_by_one(image))
     }
 
-    #[inline]
+    #[inline(always)]
     fn in_one_walk<'a>(&self, image: &'a [u8]) -> Result<Root<'a>, Unsure> {
         let mut elements = Elements::of(image)?;
         let mut tenant = None;
         // Names that would win over what was found.
         let mut better = &self.tenant[..];
         let mut collection = None;
-        while let Some(element) = elements.next()? {
-            if let Some(rank) = better.iter().position(|name| name.is(&element)) {
+        while !better.is_empty() || collection.is_none() {
+            let Some(head) = elements.head() else {
+                // At the end there is room for short names only. None of ours is expected there.
+                match elements.next()? {
+                    None => break,
+                    Some(element) if self.has(element.name) => return Err(Unsure),
+                    Some(_) => continue,
+                }
+            };
+            let rank = better.iter().position(|name| elements.is_named(head, name));
+            let is_collection = collection.is_none() && elements.is_named(head, &self.collection);
+            let name = match rank {
+                Some(rank) => &better[rank],
+                None if is_collection => &self.collection,
+                None => {
+                    elements.next()?;
+                    continue;
+                }
+            };
+            let (kind, value) = elements.take_named(name)?;
+            let text = if kind == kind::STRING { text(value) } else { None };
+            if let Some(rank) = rank {
                 // One that is no text leaves it to the names after it, which may have been passed.
-                tenant = Some(text_of(&element).ok_or(Unsure)?);
+                tenant = Some(text.ok_or(Unsure)?);
                 better = &better[..rank];
             }
-            if collection.is_none() && self.collection.is(&element) {
-                collection = Some(text_of(&element));
-            }
-            if better.is_empty() && collection.is_some() {
-                break;
+            if is_collection {
+                collection = Some(text);
             }
         }
         Ok(Root { tenant, collection: collection.flatten() })
     }
 
+    fn has(&self, name: &[u8]) -> bool {
+        self.tenant.iter().chain([&self.collection]).any(|ours| ours.text().as_bytes() == name)
+    }
+
     #[cold]
     fn one_by_one<'a>(&self, image: &'a [u8]) -> Root<'a> {
         let Some(document) = document(image) else { return Root::default() };
-        let text = |name: &Name| field(document, &name.text)?.as_str().map(str::as_bytes);
+        let text = |name: &Name| field(document, name.text())?.as_str().map(str::as_bytes);
         Root { tenant: self.tenant.iter().find_map(text), collection: text(&self.collection) }
     }
-}
-
-#[inline(always)]
-fn text_of<'a>(element: &Element<'a>) -> Option<&'a [u8]> {
-    if element.kind == ElementType::String as u8 { text(element.value) } else { None }
 }
 
 #[cfg(test)]

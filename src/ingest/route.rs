@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use bson::RawBsonRef;
-use predicate::{CanonicalBytes, write_canonical};
 use shards::{FilterKey, FilterSnapshot};
 use smallvec::SmallVec;
 use wire::{PlaceHash, SlotTable};
@@ -56,25 +54,24 @@ impl Router {
         ShardIndex::all(self.slots.shards).collect()
     }
 
-    /// The shards that may want a change of the document with this stored `_id`, which stood or stands at these places; each once.
-    pub fn wanting(&self, places: impl IntoIterator<Item = PlaceHash>, key: RawBsonRef<'_>) -> ShardSet {
+    /// The shards that may want a change at these places, each once. `document` gives the key of the document that was changed, and is
+    /// asked for it only where a place alone doesn't tell.
+    #[inline]
+    pub fn wanting(
+        &self,
+        places: impl IntoIterator<Item = PlaceHash>,
+        mut document: impl FnMut() -> Option<FilterKey>,
+    ) -> ShardSet {
         let mut set = ShardSet::new();
-        let mut document = None;
         for place in places {
             let owner = self.slots.owner(place);
             let filter = &self.filters[usize::from(owner)];
             let wanted = filter.may_want(FilterKey::place(place))
-                || document.get_or_insert_with(|| document_key(key)).is_some_and(|document| filter.may_want(document));
+                || (filter.documents && document().is_some_and(|key| filter.may_want(key)));
             if wanted && !set.contains(&ShardIndex(owner)) {
                 set.push(ShardIndex(owner));
             }
         }
         set
     }
-}
-
-/// The filter's key of a document by its stored `_id`; `None` where that is of a kind that nobody can watch.
-fn document_key(key: RawBsonRef<'_>) -> Option<FilterKey> {
-    let mut canonical = CanonicalBytes::new();
-    write_canonical(key, &mut canonical).then(|| FilterKey::document(&canonical))
 }
