@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 
 use bson::{RawBsonRef, RawDocument};
 
-pub use cel::{interpreter_panics, limits};
+pub use cel::{Memo, interpreter_panics, limits};
 pub use filter::{FILTERS_BYTES_MAX, FILTERS_MAX, LIST_MAX, Op};
 pub use lookup::{Element, Elements, Step, field, value_of};
 pub use mapping::{Mapping, MappingError, Nested};
@@ -230,9 +230,21 @@ impl Predicate {
     /// Evaluates any part on an image. The predicate holds exactly when all of its parts do. Where one is an error and another one does
     /// not hold, the whole is no error.
     pub fn part_on_image(&self, part: u16, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Outcome {
+        self.part_on_image_with(part, image, context, None, budget)
+    }
+
+    /// The same, with what the candidates of a change share: see [`Memo`].
+    pub fn part_on_image_with(
+        &self,
+        part: u16,
+        image: &RawDocument,
+        context: &Context<'_>,
+        memo: Option<&Memo>,
+        budget: &mut Budget,
+    ) -> Outcome {
         within(budget, |budget| match self.part(part)? {
             Part::Filter(filter) => Some(filter.holds(image, budget)),
-            Part::Conjunct(expression, conjunct) => expression.evaluate_one(conjunct, image, context, budget),
+            Part::Conjunct(expression, conjunct) => expression.evaluate_one(conjunct, image, context, memo, budget),
         })
     }
 
@@ -280,6 +292,17 @@ impl Predicate {
     /// Evaluates on one image. Takes what it costs from the budget; with nothing left it answers [`Outcome::OverBudget`]. A budget
     /// of [`EVALUATION_UNITS_MAX`] is always enough.
     pub fn evaluate(&self, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Outcome {
+        self.evaluate_with(image, context, None, budget)
+    }
+
+    /// The same, with what the candidates of a change share: see [`Memo`].
+    pub fn evaluate_with(
+        &self,
+        image: &RawDocument,
+        context: &Context<'_>,
+        memo: Option<&Memo>,
+        budget: &mut Budget,
+    ) -> Outcome {
         if self.is_always_true() {
             return Outcome::True;
         }
@@ -290,7 +313,7 @@ impl Predicate {
                 }
             }
             match &self.expression {
-                Some(expression) => expression.evaluate(image, context, budget),
+                Some(expression) => expression.evaluate(image, context, memo, budget),
                 None => Some(true),
             }
         })

@@ -253,14 +253,6 @@ impl Mapping {
         }
     }
 
-    /// The document id as a value in place. Nested: always a string.
-    pub(crate) fn id_of<'a>(&self, image: &'a RawDocument) -> Option<RawBsonRef<'a>> {
-        match self {
-            Self::Plain => field(image, "_id"),
-            Self::Nested(nested) => nested.id_of(image).map(RawBsonRef::String),
-        }
-    }
-
     fn checked(self) -> Result<Self, MappingError> {
         if let Self::Nested(nested) = &self {
             nested.check()?;

@@ -39,7 +39,7 @@ pub(super) struct Reads {
     pub(super) change: bool,
     /// Variables by their place in [`VARIABLES`].
     variables: [bool; VARIABLES.len()],
-    /// Fields of `doc` and of `before`; None where the whole is read.
+    /// Fields of `doc` and of `before`.
     pub(super) doc_fields: Fields,
     pub(super) before_fields: Fields,
 }
@@ -59,8 +59,9 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    pub(super) fn contain(&self, name: &str) -> bool {
-        self.all || self.names.iter().any(|known| known == name)
+    /// None where the view is also read as a whole.
+    pub(super) fn names(&self) -> Option<&[String]> {
+        (!self.all).then_some(&self.names)
     }
 
     fn add(&mut self, name: &str) {

@@ -48,7 +48,7 @@ struct Place<'e> {
 /// Compiles an expression. With `native` false all of it is left to the interpreter.
 pub(super) fn root(expr: &IdedExpr, mapping: &Mapping, native: bool) -> Result<Node, CompileError> {
     if !native {
-        return Ok(Node::Interpreted(interpreted(expr)?));
+        return Ok(Node::Interpreted(interpreted(expr, mapping)?));
     }
     node(expr, Place { mapping, bound: &[], unsure: &Cell::new(false) }).map_err(|stop| match stop {
         Stop::Error(error) => error,
@@ -99,7 +99,7 @@ fn node(expr: &IdedExpr, place: Place<'_>) -> Result<Node, Stop> {
     match test(expr, place)? {
         Some((kind, may_be_composite)) => {
             let fallback = match may_be_composite {
-                true if place.bound.is_empty() => Some(interpreted(expr)?),
+                true if place.bound.is_empty() => Some(interpreted(expr, place.mapping)?),
                 true => {
                     place.unsure.set(true);
                     None
@@ -110,12 +110,12 @@ fn node(expr: &IdedExpr, place: Place<'_>) -> Result<Node, Stop> {
         }
         // The items of a loop are nothing that a part of it could be interpreted with.
         None if !place.bound.is_empty() => Err(Stop::Interpret),
-        None => Ok(Node::Interpreted(interpreted(expr)?)),
+        None => Ok(Node::Interpreted(interpreted(expr, place.mapping)?)),
     }
 }
 
-fn interpreted(expr: &IdedExpr) -> Result<Box<Interpreted>, CompileError> {
-    Ok(Box::new(Interpreted::new(expr.clone(), reads(expr)?)?))
+fn interpreted(expr: &IdedExpr, mapping: &Mapping) -> Result<Box<Interpreted>, CompileError> {
+    Ok(Box::new(Interpreted::new(expr.clone(), &reads(expr)?, mapping)?))
 }
 
 /// None where it is no loop that has a native form.
@@ -143,7 +143,7 @@ fn loop_of(expr: &IdedExpr, found: &ComprehensionExpr, place: Place<'_>) -> Resu
     if kind == LoopKind::ExistsOne {
         place.unsure.set(true);
     }
-    let fallback = if is_outermost && place.unsure.get() { Some(*interpreted(expr)?) } else { None };
+    let fallback = if is_outermost && place.unsure.get() { Some(*interpreted(expr, place.mapping)?) } else { None };
     Ok(Some(Loop { kind, range, depth, body, fallback }))
 }
 

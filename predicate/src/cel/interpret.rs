@@ -20,9 +20,11 @@ use super::check::{Fields, Reads};
 use super::meter;
 use super::regex::PatternError;
 use super::value::{hex_digits, in_range};
+use super::variables::{Known, Memo, Side, Variables, View, Wanted};
 use crate::lookup;
 use crate::mapping::{Mapping, VIEW_DEPTH_MAX};
 use crate::number::decimal_to_double;
+use crate::path::Path;
 use crate::{Budget, Context};
 
 /// Panics of the interpreter that were caught, since the process started.
@@ -54,22 +56,39 @@ fn build_env() -> Env {
 pub(super) struct Interpreted {
     expr: IdedExpr,
     regexes: Arc<[Regex]>,
-    reads: Reads,
+    doc: Wanted,
+    before: Wanted,
+    id: Option<Path>,
     units: u64,
 }
 
 impl Interpreted {
-    pub(super) fn new(mut expr: IdedExpr, reads: Reads) -> Result<Interpreted, PatternError> {
+    pub(super) fn new(mut expr: IdedExpr, reads: &Reads, mapping: &Mapping) -> Result<Interpreted, PatternError> {
         let mut regexes = Vec::new();
         let units = meter::count(&expr).unsigned_abs();
         meter::rewrite(&mut expr, &mut regexes)?;
-        Ok(Interpreted { expr, regexes: regexes.into(), reads, units })
+        let wanted = |is_read: bool, fields: &Fields| match fields.names() {
+            _ if !is_read => Wanted::Nothing,
+            None => Wanted::All,
+            Some(names) => {
+                Wanted::Fields(names.iter().map(|name| (name.as_str().into(), mapping.view_path(&[name]))).collect())
+            }
+        };
+        Ok(Interpreted {
+            expr,
+            regexes: regexes.into(),
+            doc: wanted(reads.variable("doc") || reads.variable("data"), &reads.doc_fields),
+            before: wanted(reads.variable("before"), &reads.before_fields),
+            id: reads.variable("id").then(|| mapping.id_path()),
+            units,
+        })
     }
 
     /// The expression as the parser gave it, to compare with.
     #[cfg(test)]
-    pub(super) fn without_meter(expr: IdedExpr, reads: Reads) -> Interpreted {
-        Interpreted { expr, regexes: Arc::new([]), reads, units: 1 }
+    pub(super) fn without_meter(expr: IdedExpr, reads: &Reads, mapping: &Mapping) -> Interpreted {
+        let metered = Interpreted::new(expr.clone(), reads, mapping).expect("its patterns are good");
+        Interpreted { expr, regexes: Arc::new([]), units: 1, ..metered }
     }
 
     /// None for an error: of the expression, of its type, or for want of budget, which the budget then shows.
@@ -78,10 +97,11 @@ impl Interpreted {
         mapping: &Mapping,
         image: &RawDocument,
         context: &Context<'_>,
+        memo: Option<&Memo>,
         budget: &mut Budget,
     ) -> Option<bool> {
         meter::start(budget.units, &self.regexes);
-        let answer = catch_unwind(AssertUnwindSafe(|| self.run(mapping, image, context)));
+        let answer = catch_unwind(AssertUnwindSafe(|| self.run(mapping, image, context, memo)));
         let (left, spent) = meter::finish();
         budget.units = if spent { 0 } else { left };
         match answer {
@@ -93,33 +113,35 @@ impl Interpreted {
         }
     }
 
-    fn run(&self, mapping: &Mapping, image: &RawDocument, context: &Context<'_>) -> Result<bool, ExecutionError> {
+    fn run(
+        &self,
+        mapping: &Mapping,
+        image: &RawDocument,
+        context: &Context<'_>,
+        memo: Option<&Memo>,
+    ) -> Result<bool, ExecutionError> {
         meter::charge(self.units)?;
-        let mut variables = cel_interpreter::Context::with_env(env());
-        for name in ["doc", "data"] {
-            if self.reads.variable(name) {
-                variables.add_variable_as_val(name, view(mapping, image, &self.reads.doc_fields)?);
-            }
-        }
-        if self.reads.variable("before") {
-            let before: Box<dyn Val> = match context.before {
-                Some(before) => view(mapping, before, &self.reads.before_fields)?,
-                None => Box::new(CelNull),
-            };
-            variables.add_variable_as_val("before", before);
-        }
-        for (name, value) in
-            [("tenant", context.tenant), ("collection", context.collection), ("type", context.change_type.as_str())]
-        {
-            if self.reads.variable(name) {
-                variables.add_variable_as_val(name, Box::new(CelString::from(value)));
-            }
-        }
-        if self.reads.variable("id") {
-            let id = mapping.id_of(image).unwrap_or(RawBsonRef::Null);
-            variables.add_variable_as_val("id", decode(id, VIEW_DEPTH_MAX)?);
-        }
-        let value = Value::resolve_val(&self.expr, &variables)?;
+        let before = match context.before {
+            Some(before) => self.before.read(mapping, before, memo.map(|memo| (memo, Side::Before)))?,
+            None => View::Whole(Known::Own(Box::new(CelNull))),
+        };
+        let variables = Variables {
+            doc: self.doc.read(mapping, image, memo.map(|memo| (memo, Side::Doc)))?,
+            before,
+            id: match &self.id {
+                Some(path) => {
+                    let id = path.get(image).unwrap_or(RawBsonRef::Null);
+                    Known::Own(decode(id, VIEW_DEPTH_MAX, Make::borrowed())?)
+                }
+                None => Known::Nothing,
+            },
+            tenant: CelString::from(context.tenant),
+            collection: CelString::from(context.collection),
+            change_type: CelString::from(context.change_type.as_str()),
+        };
+        let mut root = cel_interpreter::Context::with_env(env());
+        root.set_variable_resolver(&variables);
+        let value = Value::resolve_val(&self.expr, &root)?;
         value.downcast_ref::<CelBool>().map(|answer| *answer.inner()).ok_or_else(|| ExecutionError::UnexpectedType {
             got: value.get_type().name().to_owned(),
             want: "bool".to_owned(),
@@ -127,29 +149,31 @@ impl Interpreted {
     }
 }
 
-/// The wanted root fields of the flat view.
-fn view<'a>(mapping: &Mapping, image: &'a RawDocument, fields: &Fields) -> Result<Box<dyn Val + 'a>, ExecutionError> {
-    let mut entries: HashMap<CelMapKey<'a>, Box<dyn Val + 'a>> = HashMap::new();
-    let mut failed = None;
-    mapping.each_view_field(image, |name, value| {
-        let key = CelMapKey::from(name);
-        if failed.is_none() && fields.contain(name) && !entries.contains_key(&key) {
-            match decode(value, VIEW_DEPTH_MAX) {
-                Ok(value) => {
-                    entries.insert(key, value);
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(Box::new(CelMap::from(entries))),
+/// How texts and bytes of an image become those of a value: by borrowing them, or as copies that outlive it.
+#[derive(Clone, Copy)]
+pub(super) struct Make<'a, 'v> {
+    pub(super) text: fn(&'a str) -> CelString<'v>,
+    bytes: fn(&'a [u8]) -> CelBytes<'v>,
+}
+
+impl<'a> Make<'a, 'a> {
+    pub(super) fn borrowed() -> Make<'a, 'a> {
+        Make { text: |text| CelString::from(text), bytes: |bytes| CelBytes::from(bytes) }
     }
 }
 
-/// Under the table of `docs/semantics.md`. Text and bytes are borrowed from the image.
-fn decode<'a>(value: RawBsonRef<'a>, depth: usize) -> Result<Box<dyn Val + 'a>, ExecutionError> {
+impl<'a> Make<'a, 'static> {
+    pub(super) fn owned() -> Make<'a, 'static> {
+        Make { text: |text| CelString::from(text.to_owned()), bytes: |bytes| CelBytes::from(bytes.to_vec()) }
+    }
+}
+
+/// Under the table of `docs/semantics.md`.
+pub(super) fn decode<'a, 'v>(
+    value: RawBsonRef<'a>,
+    depth: usize,
+    make: Make<'a, 'v>,
+) -> Result<Box<dyn Val + 'v>, ExecutionError> {
     meter::charge(1)?;
     let inner = || depth.checked_sub(1).ok_or_else(|| ExecutionError::function_error("decode", "nested too deep"));
     Ok(match value {
@@ -159,29 +183,29 @@ fn decode<'a>(value: RawBsonRef<'a>, depth: usize) -> Result<Box<dyn Val + 'a>, 
         RawBsonRef::Int64(value) => Box::new(CelInt::from(value)),
         RawBsonRef::Double(value) => Box::new(CelDouble::from(value)),
         RawBsonRef::Decimal128(value) => Box::new(CelDouble::from(decimal_to_double(value))),
-        RawBsonRef::String(value) => Box::new(CelString::from(value)),
+        RawBsonRef::String(value) => Box::new((make.text)(value)),
         RawBsonRef::ObjectId(value) => {
             let digits = hex_digits(value.bytes());
             Box::new(CelString::from(String::from_utf8_lossy(&digits).into_owned()))
         }
-        RawBsonRef::Binary(value) => Box::new(CelBytes::from(value.bytes)),
+        RawBsonRef::Binary(value) => Box::new((make.bytes)(value.bytes)),
         RawBsonRef::DateTime(value) if in_range(value.timestamp_millis()) => {
             Box::new(CelTimestamp::from(value.to_chrono().fixed_offset()))
         }
         RawBsonRef::Array(items) => {
             let depth = inner()?;
-            let mut decoded: Vec<Box<dyn Val + 'a>> = Vec::new();
+            let mut decoded: Vec<Box<dyn Val + 'v>> = Vec::new();
             for item in lookup::items(items) {
-                decoded.push(decode(item, depth)?);
+                decoded.push(decode(item, depth, make)?);
             }
             Box::new(CelList::from(decoded))
         }
         RawBsonRef::Document(document) => {
             let depth = inner()?;
-            let mut decoded: HashMap<CelMapKey<'a>, Box<dyn Val + 'a>> = HashMap::new();
+            let mut decoded: HashMap<CelMapKey<'v>, Box<dyn Val + 'v>> = HashMap::new();
             for (name, value) in lookup::each_field(document) {
-                if let Entry::Vacant(entry) = decoded.entry(CelMapKey::from(name)) {
-                    entry.insert(decode(value, depth)?);
+                if let Entry::Vacant(entry) = decoded.entry(CelMapKey::String((make.text)(name))) {
+                    entry.insert(decode(value, depth, make)?);
                 }
             }
             Box::new(CelMap::from(decoded))

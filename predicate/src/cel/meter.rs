@@ -50,6 +50,11 @@ pub(super) fn finish() -> (u64, bool) {
     (LEFT.get(), SPENT.get())
 }
 
+/// What is left at this point.
+pub(super) fn left() -> u64 {
+    LEFT.get()
+}
+
 /// Fails once more was charged than there was.
 pub(super) fn charge(units: u64) -> Result<(), ExecutionError> {
     match LEFT.get().checked_sub(units) {

@@ -15,6 +15,7 @@ mod plan;
 mod regex;
 pub(crate) mod scan;
 mod value;
+mod variables;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +25,7 @@ use bson::{RawBsonRef, RawDocument};
 use cel_interpreter::common::ast::IdedExpr;
 
 pub use interpret::interpreter_panics;
+pub use variables::Memo;
 
 use crate::mapping::Mapping;
 use crate::path::Path;
@@ -66,8 +68,14 @@ impl Expression {
     }
 
     /// None for an error, also for want of budget, which the budget shows.
-    pub(crate) fn evaluate(&self, image: &RawDocument, context: &Context<'_>, budget: &mut Budget) -> Option<bool> {
-        native::fold(&self.conjuncts, false, &self.scope(image, context), budget).ok()
+    pub(crate) fn evaluate(
+        &self,
+        image: &RawDocument,
+        context: &Context<'_>,
+        memo: Option<&Memo>,
+        budget: &mut Budget,
+    ) -> Option<bool> {
+        native::fold(&self.conjuncts, false, &self.scope(image, context, memo), budget).ok()
     }
 
     /// Number of conditions that must all be true.
@@ -101,13 +109,19 @@ impl Expression {
         conjunct: usize,
         image: &RawDocument,
         context: &Context<'_>,
+        memo: Option<&Memo>,
         budget: &mut Budget,
     ) -> Option<bool> {
-        self.conjuncts.get(conjunct)?.evaluate(&self.scope(image, context), budget).ok()
+        self.conjuncts.get(conjunct)?.evaluate(&self.scope(image, context, memo), budget).ok()
     }
 
-    fn scope<'s, 'a>(&'s self, image: &'a RawDocument, context: &'s Context<'a>) -> Scope<'s, 'a> {
-        Scope::of(View::Image { mapping: &self.mapping, image, context })
+    fn scope<'s, 'a>(
+        &'s self,
+        image: &'a RawDocument,
+        context: &'s Context<'a>,
+        memo: Option<&'s Memo>,
+    ) -> Scope<'s, 'a> {
+        Scope::of(View::Image { mapping: &self.mapping, image, context, memo })
     }
 
     pub(crate) fn reads_change(&self) -> bool {

@@ -13,6 +13,7 @@ use super::limits::MACRO_DEPTH_MAX;
 use super::loops::Loop;
 use super::meter::regex_units;
 use super::value::{CelRef, Composite, Literal};
+use super::variables::Memo;
 use crate::lookup::items;
 use crate::mapping::Mapping;
 use crate::path::{Path, field, walk};
@@ -153,6 +154,7 @@ pub(super) enum View<'s, 'a> {
         mapping: &'s Mapping,
         image: &'a RawDocument,
         context: &'s Context<'a>,
+        memo: Option<&'s Memo>,
     },
     /// What stands at the one path that the expression looks at: see [`super::plan::path_of`].
     Value(Option<RawBsonRef<'a>>),
@@ -387,8 +389,8 @@ impl<'s, 'a> Scope<'s, 'a> {
 
     fn interpret(&self, expr: &Interpreted, budget: &mut Budget) -> Result<bool, Fault> {
         match self.view {
-            View::Image { mapping, image, context } => {
-                expr.evaluate(mapping, image, context, budget).ok_or(Fault::Error)
+            View::Image { mapping, image, context, memo } => {
+                expr.evaluate(mapping, image, context, memo, budget).ok_or(Fault::Error)
             }
             View::Value(_) => Err(Fault::Error),
         }

@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::Memo;
 use crate::cel::interpret::Interpreted;
 
 const EXPRESSIONS: usize = 10_000;
@@ -258,12 +259,14 @@ fn native_answers_as_the_interpreter() {
     const SEED: u64 = 7;
     let mut generator = Generator { random: ChaCha8Rng::seed_from_u64(SEED) };
     let mut documents = Vec::new();
+    let mut memos: Vec<Memo> = Vec::new();
     let mut answers = [0_usize; 3];
     let mut compiled = 0;
     let mut tried = 0;
     while compiled < EXPRESSIONS {
         if tried % EXPRESSIONS_PER_SET == 0 {
             documents = (0..DOCUMENTS).map(|_| generator.document()).collect();
+            memos = (0..DOCUMENTS).map(|_| Memo::new()).collect();
         }
         tried += 1;
         let expr = generator.expression(3);
@@ -285,6 +288,15 @@ fn native_answers_as_the_interpreter() {
                 Document::try_from(image),
                 before.map(Document::try_from)
             );
+            // What candidates share changes neither answer nor cost. A loop may walk a map in any order, and end early.
+            for predicate in [&native, &interpreted] {
+                let spend = |memo: Option<&Memo>| {
+                    let mut budget = Budget { units: EVALUATION_UNITS_MAX };
+                    let outcome = predicate.evaluate_with(image, &context(before), memo, &mut budget);
+                    (outcome, if expr.contains("(x, ") { 0 } else { budget.units })
+                };
+                assert_eq!(spend(Some(&memos[index])), spend(None), "{expr} on {image:?}");
+            }
             for (path, value) in native.equalities() {
                 let there = path.get(image).and_then(crate::Value::of);
                 assert!(found != Outcome::True || there.as_ref() == Some(value), "{expr}: {path} on {image:?}");
@@ -320,13 +332,13 @@ fn a_metered_expression_answers_as_without() {
         let tree = crate::cel::parse(&expr).unwrap_or_else(|error| panic!("{expr}: {error}"));
         let reads = crate::cel::check::reads(&tree).unwrap_or_else(|error| panic!("{expr}: {error}"));
         // A literal pattern that is none is refused, where the interpreter would fail at run time.
-        let Ok(metered) = Interpreted::new(tree.clone(), reads.clone()) else { continue };
-        let plain = Interpreted::without_meter(tree, reads);
+        let Ok(metered) = Interpreted::new(tree.clone(), &reads, &Mapping::Plain) else { continue };
+        let plain = Interpreted::without_meter(tree, &reads, &Mapping::Plain);
         compiled += 1;
         for image in &documents {
             let evaluate = |expr: &Interpreted| {
                 let mut budget = Budget { units: EVALUATION_UNITS_MAX };
-                let answer = expr.evaluate(&Mapping::Plain, image, &context(Some(&documents[0])), &mut budget);
+                let answer = expr.evaluate(&Mapping::Plain, image, &context(Some(&documents[0])), None, &mut budget);
                 (answer, EVALUATION_UNITS_MAX - budget.units)
             };
             let ((found, cost), (expect, _)) = (evaluate(&metered), evaluate(&plain));
