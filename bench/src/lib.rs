@@ -7,6 +7,7 @@
 //! - Time is that of the thread's own work. On a machine that does other things too, the wall clock tells of those.
 
 pub mod compare;
+pub mod filter;
 pub mod heap;
 pub mod indexes;
 pub mod ingest;
@@ -45,10 +46,17 @@ impl Named {
 
 /// All of them.
 pub fn scenarios() -> Vec<Named> {
-    [ingest::scenarios(), indexes::scenarios(), shard::scenarios(), ring::scenarios(), predicates::scenarios()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        ingest::scenarios(),
+        filter::scenarios(),
+        indexes::scenarios(),
+        shard::scenarios(),
+        ring::scenarios(),
+        predicates::scenarios(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 #[cfg(test)]
