@@ -5,6 +5,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use tokio::{sync::mpsc, task::JoinHandle};
+use wire::Position;
 
 use super::source::{Batch, Identity, Purpose, Source, SourceError, Start};
 
@@ -34,15 +35,22 @@ pub(super) enum Said {
     Failed(SourceError),
 }
 
-/// Asks a source who it is.
+/// Asks a source who it is, which is to have been read up to `reached` once.
 pub(super) fn identify(
     source: Arc<dyn Source>,
     backend: usize,
     attempt: u64,
+    reached: Option<Position>,
     to_pump: mpsc::Sender<FromReader>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let what = match caught(async { source.identity().await }).await {
+        let identity = async {
+            if let Some(reached) = reached {
+                source.has_reached(reached).await?;
+            }
+            source.identity().await
+        };
+        let what = match caught(identity).await {
             Ok(identity) => Said::Identified(identity),
             Err(error) => Said::Failed(error),
         };

@@ -16,7 +16,8 @@ pub fn start_after(point: &ResumePoint) -> Start {
 }
 
 /// The start that gives every Gateway what it lacks: the checkpoint, or before it where a Gateway has presented an older
-/// position of the same lineage that lies no further back than `rewind_max`. True with it when it lies before.
+/// position of the same lineage that lies no further back than `rewind_max`. True with it when it lies before. `between` tells how
+/// much earlier the first of two cluster times was.
 ///
 /// What is read again is dropped by the Gateways that have had it. A position older than that is for its subscription to be told
 /// of, when it has registered.
@@ -24,12 +25,14 @@ pub fn restart_at(
     checkpoint: &ResumePoint,
     wanted: impl Iterator<Item = Position>,
     rewind_max: Duration,
+    between: impl Fn(u64, u64) -> Duration,
 ) -> (Start, bool) {
     let here = checkpoint.position;
-    let age = |position: &Position| Duration::from_secs((here.time >> 32).saturating_sub(position.time >> 32));
-    let lowest = wanted
-        .filter(|position| position.is_covered_by(&here) && *position != here && age(position) <= rewind_max)
-        .min_by_key(Position::order);
+    let mut older: Vec<Position> =
+        wanted.filter(|position| position.is_covered_by(&here) && *position != here).collect();
+    older.sort_unstable_by_key(Position::order);
+    // The oldest first, so that nothing is asked about those after the one that is taken.
+    let lowest = older.into_iter().find(|position| between(position.time, here.time) <= rewind_max);
     match lowest {
         Some(position) => (Start::At { time: position.time }, true),
         None => (start_after(checkpoint), false),
@@ -53,7 +56,8 @@ mod tests {
     }
 
     fn start(wanted: &[Position]) -> (Start, bool) {
-        restart_at(&point(), wanted.iter().copied(), MINUTE)
+        let between = |older: u64, newer: u64| Duration::from_secs((newer >> 32) - (older >> 32));
+        restart_at(&point(), wanted.iter().copied(), MINUTE, between)
     }
 
     #[test]

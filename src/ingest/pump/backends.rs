@@ -23,7 +23,8 @@ impl Pump {
         let backend = &mut self.backends[index];
         backend.phase = Phase::Connecting;
         backend.attempt += 1;
-        let task = reader::identify(backend.source.clone(), index, backend.attempt, self.to_pump.clone());
+        let reached = backend.saved.as_ref().map(|saved| saved.resume_point().position);
+        let task = reader::identify(backend.source.clone(), index, backend.attempt, reached, self.to_pump.clone());
         backend.task = Some(task);
     }
 
@@ -114,7 +115,9 @@ impl Pump {
         };
         let states: Vec<_> = self.links.iter().map(|link| link.cells.sync()).collect();
         let wanted = states.iter().flat_map(|state| state.lowest_wanted.iter().copied());
-        let (start, rewinding) = restart_at(&point, wanted, self.config.rewind_max);
+        let source = self.backends[index].source.clone();
+        let between = |older, newer| source.between(older, newer);
+        let (start, rewinding) = restart_at(&point, wanted, self.config.rewind_max, between);
         if rewinding {
             tracing::info!(
                 backend = self.backends[index].source.name(),

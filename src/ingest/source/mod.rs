@@ -10,7 +10,7 @@ pub mod mongodb;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use wire::{BackendId, Lineage, Position};
 
 /// An opaque resume token: the bytes of a BSON document. Tokens don't sort and are never looked into.
@@ -69,6 +69,17 @@ pub trait Source: Send + Sync {
     fn name(&self) -> &str;
     fn identity(&self) -> BoxFuture<'_, Result<Identity, SourceError>>;
     fn open(&self, start: Start, purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>>;
+
+    /// Told before the source is asked for its identity: this place in its history was read once. A source that finds its history
+    /// ending before that has lost the end of it, and takes a new lineage, since it will give the places that are lost to other events.
+    fn has_reached(&self, _position: Position) -> BoxFuture<'_, Result<(), SourceError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    /// How much earlier the first of two cluster times was. MongoDB's tell it themselves: they have seconds in the upper half.
+    fn between(&self, older: u64, newer: u64) -> Duration {
+        Duration::from_secs((newer >> 32).saturating_sub(older >> 32))
+    }
 }
 
 pub trait SourceStream: Send {

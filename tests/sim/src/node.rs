@@ -124,7 +124,7 @@ impl Node {
                     return false;
                 }
                 let wanted = self.cells.iter().flat_map(|cells| cells.sync.lowest_wanted.iter().copied());
-                restart_at(&saved.point, wanted, Duration::MAX).0
+                restart_at(&saved.point, wanted, Duration::MAX, |_, _| Duration::ZERO).0
             }
         };
         let token = match &start {

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{sync::watch, time::Instant};
-use wire::BackendId;
+use wire::{BackendId, Position};
 
 pub use self::{
     document::{COLLECTION_BYTES_MAX, DOCUMENT_BYTES_MAX, DocumentWrite, ID_BYTES_MAX, TENANT_BYTES_MAX},
@@ -58,11 +58,11 @@ impl EmbeddedSource {
                 let (id, offset) = read_token(&token.0).ok_or_else(|| {
                     SourceError::BadToken("it is not one of an embedded store: 32 hexadecimal digits in `_data`".into())
                 })?;
-                if id != store.shared().id {
+                let own = store.shared().id();
+                if id != own {
                     return Err(SourceError::BadToken(format!(
-                        "it was made by store {id:016x}, but {:?} holds store {:016x}",
-                        store.folder(),
-                        store.shared().id
+                        "it was made by store {id:016x}, but {:?} holds store {own:016x}",
+                        store.folder()
                     )));
                 }
                 (offset, (position.time, position.k))
@@ -94,7 +94,7 @@ impl Source for EmbeddedSource {
     fn identity(&self) -> BoxFuture<'_, Result<Identity, SourceError>> {
         let identity = Identity {
             lineage: self.store.lineage(),
-            description: format!("embedded store {:016x} in {}", self.store.shared().id, self.store.folder().display()),
+            description: format!("embedded store {:016x} in {}", self.store.shared().id(), self.store.folder().display()),
             before_images: true,
         };
         futures::future::ready(Ok(identity)).boxed()
@@ -102,6 +102,28 @@ impl Source for EmbeddedSource {
 
     fn open(&self, start: Start, _purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>> {
         futures::future::ready(self.open_at(start)).boxed()
+    }
+
+    fn has_reached(&self, position: Position) -> BoxFuture<'_, Result<(), SourceError>> {
+        async move {
+            let store = &self.store;
+            // The place before the next event is as far as a reader of a whole log can have come.
+            let end = (store.durable_upto() + 1, 0);
+            if position.lineage == store.lineage() && position.order() > end {
+                let lost = format!("offset {} was read once, but the log ends at {}", position.time, end.0 - 1);
+                let begun = store.begin_new_history(&lost).await;
+                begun.map_err(|error| SourceError::Fatal(error.to_string()))?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn between(&self, older: u64, newer: u64) -> Duration {
+        // Offset 0 is the place before the first event. What can't be read lies further back than any bound.
+        let Some(older) = self.store.shared().written_ms(older.max(1)) else { return Duration::MAX };
+        let newer = self.store.shared().written_ms(newer).unwrap_or(older);
+        Duration::from_millis(u64::try_from(newer - older).unwrap_or(0))
     }
 }
 
@@ -153,7 +175,7 @@ impl Stream {
     }
 
     fn batch(&self, events: Vec<Bytes>) -> Batch {
-        let resume = ResumeToken(token(self.store.shared().id, self.after).into_bytes().into());
+        let resume = ResumeToken(token(self.store.shared().id(), self.after).into_bytes().into());
         Batch { events, resume: Some(resume) }
     }
 }

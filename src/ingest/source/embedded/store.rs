@@ -6,6 +6,8 @@
 //!   batch can be read before it is as durable as the options ask for. `durable_upto` only grows, and never names what is not.
 //! - The log holds every offset from `trimmed_upto + 1` to `durable_upto`. `trimmed_upto` is moved before the entries go, so a reader
 //!   that finds an entry missing sees why.
+//! - A history that may have lost its end takes another identity before anything is added to it: an offset never names two events of
+//!   one history. The log then begins anew, since the tokens in it are of the old one.
 //! - After a failed commit nothing more is written until the store is opened again: what reached the disk is unknown until then.
 
 use std::{
@@ -27,8 +29,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::Lineage;
 
 use super::{
-    document::{DOCUMENT_BYTES_MAX, DocumentWrite, Prepared},
-    writer::{Request, Writer},
+    document::{DOCUMENT_BYTES_MAX, DocumentWrite, Prepared, wall_ms},
+    writer::{Asked, Request, Writer},
 };
 
 /// How a store is kept.
@@ -37,6 +39,8 @@ pub struct StoreOptions {
     /// Whether a write is answered only once it has been synced to the disk. Without it a write survives the end of the process, but
     /// not that of the machine: for folders that are thrown away anyway.
     pub sync: bool,
+    /// Names the time since the machine was started; empty where that can't be told.
+    pub boot_id: String,
     pub retention: Retention,
     /// Memory for cached blocks.
     pub cache_bytes: u64,
@@ -49,6 +53,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             sync: true,
+            boot_id: std::fs::read_to_string(BOOT_ID_FILE).map(|id| id.trim().to_owned()).unwrap_or_default(),
             retention: Retention::default(),
             cache_bytes: 64 << 20,
             queue_bytes_max: 64 << 20,
@@ -161,7 +166,7 @@ pub struct EmbeddedStore {
     /// Free memory of the queue, in KiB, which keeps the permits of the largest allowed queue within the semaphore's range.
     room: Arc<Semaphore>,
     room_kib: u32,
-    queue: Option<mpsc::Sender<Request>>,
+    queue: Option<mpsc::Sender<Asked>>,
     writer: Option<thread::JoinHandle<()>>,
 }
 
@@ -218,8 +223,18 @@ impl EmbeddedStore {
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| self.failed())?;
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(|| self.failed())?;
-        queue.send(Request { writes: prepared, reply, _room: room }).await.map_err(|_| self.failed())?;
+        let request = Request { writes: prepared, reply, _room: room };
+        queue.send(Asked::Write(request)).await.map_err(|_| self.failed())?;
         Ok(Queued { answer: Some(answer), shared: self.shared.clone() })
+    }
+
+    /// Gives the history from here on another identity, because `lost` tells that its end is gone. No reader may be at it.
+    pub(super) async fn begin_new_history(&self, lost: &str) -> Result<(), WriteError> {
+        tracing::warn!(folder = %self.shared.folder.display(), lost, "the embedded store begins a new history");
+        let (reply, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(|| self.failed())?;
+        queue.send(Asked::NewHistory(reply)).await.map_err(|_| self.failed())?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.writer_failed()))
     }
 
     /// The stored document, soft-deleted ones included.
@@ -258,10 +273,10 @@ impl EmbeddedStore {
         self.shared.first_kept()
     }
 
-    /// Identity of this store's history, made when its folder was.
+    /// Identity of this store's history, made when its folder was, or when the end of an earlier history was lost.
     pub fn lineage(&self) -> Lineage {
         let hash =
-            blake3::hash(format!("streamer embedded store {:016x} form {EVENT_FORM}", self.shared.id).as_bytes());
+            blake3::hash(format!("streamer embedded store {:016x} form {EVENT_FORM}", self.shared.id()).as_bytes());
         let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
         Lineage(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
     }
@@ -332,7 +347,7 @@ impl fmt::Debug for EmbeddedStore {
 /// What writer and readers both hold.
 pub(super) struct Shared {
     pub(super) folder: PathBuf,
-    pub(super) id: u64,
+    pub(super) id: AtomicU64,
     pub(super) database: Database,
     /// Storage id → document.
     pub(super) documents: Keyspace,
@@ -345,6 +360,15 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn id(&self) -> u64 {
+        self.id.load(Ordering::Acquire)
+    }
+
+    /// When the event at this offset was written, in ms since 1970; None where the log doesn't have it.
+    pub(super) fn written_ms(&self, offset: u64) -> Option<i64> {
+        wall_ms(&self.log.get(offset.to_be_bytes()).ok()??)
+    }
+
     pub(super) fn durable_upto(&self) -> u64 {
         *self.durable.borrow()
     }
@@ -456,7 +480,7 @@ fn open_parts(folder: PathBuf, options: &StoreOptions) -> Result<(Arc<Shared>, W
     }
     let shared = Arc::new(Shared {
         folder: folder.clone(),
-        id,
+        id: AtomicU64::new(id),
         database,
         documents,
         log,
@@ -465,14 +489,29 @@ fn open_parts(folder: PathBuf, options: &StoreOptions) -> Result<(Arc<Shared>, W
         trimmed_upto: AtomicU64::new(trimmed_upto),
         failure: OnceLock::new(),
     });
-    let writer = Writer::new(shared.clone(), options, last, log_bytes);
+    let mut writer = Writer::new(shared.clone(), options, last, log_bytes);
+    let opened_at = shared.counters.get(COUNTER_UNSYNCED).map_err(failed)?;
+    let fails = |what: String| StoreError::Storage { folder: folder.clone(), what };
+    if opened_at.is_some_and(|boot| boot.is_empty() || *boot != *options.boot_id.as_bytes()) {
+        tracing::warn!(
+            folder = %folder.display(),
+            "the embedded store was written without `sync`, and not closed before the machine ended: it begins a new history"
+        );
+        writer.begin_new_history().map_err(fails)?;
+    }
+    writer.mark_opened(options).map_err(fails)?;
     Ok((shared, writer))
 }
 
+/// Linux tells which start of the machine this is.
+const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
 pub(super) const COUNTER_TRIMMED_UPTO: &str = "trimmed_upto";
 pub(super) const COUNTER_LOG_BYTES: &str = "log_bytes";
+/// While a store is open that doesn't sync: the `boot_id` that it was opened at.
+pub(super) const COUNTER_UNSYNCED: &str = "unsynced_since";
+pub(super) const COUNTER_ID: &str = "id";
 const COUNTER_FORMAT: &str = "format";
-const COUNTER_ID: &str = "id";
 /// Version of the layout in the folder.
 const FORMAT: u64 = 1;
 /// Version of the events' meaning: positions of a store read under another are not comparable.

@@ -11,6 +11,8 @@ use wire::Position;
 
 use super::*;
 
+mod history;
+
 const NO_WAIT: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(60);
 
@@ -263,7 +265,7 @@ async fn tokens_of_others_are_refused() {
     store.write(vec![put("a", doc! {})]).await.expect("it writes");
     other.write(vec![put("a", doc! {})]).await.expect("it writes");
     let source = EmbeddedSource::new("test", store.clone());
-    let foreign = ResumeToken(token(other.shared().id, 1).into_bytes().into());
+    let foreign = ResumeToken(token(other.shared().id(), 1).into_bytes().into());
     let error = source.open(after(&store, 1, foreign), Purpose::Live).await.err().expect("refused");
     assert!(matches!(error, SourceError::BadToken(_)), "{error}");
     for garbage in [&b"garbage"[..], &[5, 0, 0, 0, 0], &bson::rawdoc! { "_data": "zz" }.into_bytes()] {
@@ -272,7 +274,7 @@ async fn tokens_of_others_are_refused() {
         assert!(matches!(error, SourceError::BadToken(_)), "{error}");
     }
     // The log's end was lost, as with an unsynced folder when the machine goes down.
-    let future = ResumeToken(token(store.shared().id, 99).into_bytes().into());
+    let future = ResumeToken(token(store.shared().id(), 99).into_bytes().into());
     let error = source.open(after(&store, 99, future), Purpose::Live).await.err().expect("refused");
     assert!(matches!(error, SourceError::HistoryLost(_)), "{error}");
 }
@@ -411,7 +413,7 @@ async fn what_is_over_the_limits_goes_and_stays_gone() {
     assert_eq!((store.lineage(), store.durable_upto(), store.first_kept()), (lineage, 12, 8));
     assert_eq!(offsets(&store, Start::At { time: 8 }).await, [8, 9, 10, 11, 12]);
     let source = EmbeddedSource::new("test", store.clone());
-    let at = |offset| after(&store, offset, ResumeToken(token(store.shared().id, offset).into_bytes().into()));
+    let at = |offset| after(&store, offset, ResumeToken(token(store.shared().id(), offset).into_bytes().into()));
     let error = source.open(at(6), Purpose::CatchUp).await.err().expect("refused");
     assert!(matches!(error, SourceError::HistoryLost(_)), "{error}");
     let error = source.open(Start::At { time: 7 }, Purpose::CatchUp).await.err().expect("refused");

@@ -20,10 +20,16 @@ use super::{
         update_description, wall_ms,
     },
     store::{
-        CALL_BYTES_MAX, COUNTER_LOG_BYTES, COUNTER_TRIMMED_UPTO, Clock, Retention, Shared, StoreOptions, WriteError,
-        WriteReceipt,
+        CALL_BYTES_MAX, COUNTER_ID, COUNTER_LOG_BYTES, COUNTER_TRIMMED_UPTO, COUNTER_UNSYNCED, Clock, Retention,
+        Shared, StoreOptions, WriteError, WriteReceipt,
     },
 };
+
+/// What the writer thread is asked for.
+pub(super) enum Asked {
+    Write(Request),
+    NewHistory(oneshot::Sender<Result<(), WriteError>>),
+}
 
 /// One call of a writer.
 pub(super) struct Request {
@@ -51,27 +57,48 @@ impl Writer {
     }
 
     /// Until the queue is closed and empty.
-    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
-            if let Some(failure) = self.shared.failure.get() {
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Asked>) {
+        let mut next = queue.blocking_recv();
+        while let Some(asked) = next {
+            let mut after = None;
+            match (asked, self.shared.failure.get()) {
                 // Whoever has given up waiting doesn't want the answer.
-                let _ = first.reply.send(Err(self.shared.write_error(failure)));
-                continue;
+                (Asked::Write(request), Some(failure)) => {
+                    let _ = request.reply.send(Err(self.shared.write_error(failure)));
+                }
+                (Asked::NewHistory(reply), Some(failure)) => drop(reply.send(Err(self.shared.write_error(failure)))),
+                (Asked::Write(request), None) => after = self.write_group(request, &mut queue),
+                (Asked::NewHistory(reply), None) => {
+                    let begun = self.begin_new_history();
+                    let answer = begun.map_err(|what| {
+                        self.fail(what.clone());
+                        self.shared.write_error(&what)
+                    });
+                    let _ = reply.send(answer);
+                }
             }
-            self.write_group(first, &mut requests);
+            next = after.or_else(|| queue.blocking_recv());
         }
+        self.mark_closed();
     }
 
-    /// Writes `first` and whatever else waits, up to a bound.
-    fn write_group(&mut self, first: Request, requests: &mut mpsc::Receiver<Request>) {
+    /// Writes `first` and whatever else waits, up to a bound. Gives back what was waiting and is no write.
+    fn write_group(&mut self, first: Request, queue: &mut mpsc::Receiver<Asked>) -> Option<Asked> {
         let now_ms = self.clock.now_ms();
         let mut staged = Staged::default();
         let mut answers = Vec::new();
         let mut next = Some(first);
-        while let Some(request) = next {
+        let mut other = None;
+        while let Some(request) = next.take() {
             let outcome = self.stage(&mut staged, &request.writes, now_ms);
             answers.push((request, outcome));
-            next = if staged.bytes < GROUP_BYTES_SOFT { requests.try_recv().ok() } else { None };
+            if staged.bytes < GROUP_BYTES_SOFT {
+                match queue.try_recv() {
+                    Ok(Asked::Write(request)) => next = Some(request),
+                    Ok(asked) => other = Some(asked),
+                    Err(_) => {}
+                }
+            }
         }
         let committed = self.commit(staged);
         for (request, outcome) in answers {
@@ -86,6 +113,59 @@ impl Writer {
             && let Err(what) = self.trim(now_ms)
         {
             self.fail(what);
+        }
+        other
+    }
+
+    /// Gives the history from here on another identity, and empties the log.
+    pub(super) fn begin_new_history(&mut self) -> Result<(), String> {
+        let shared = self.shared.clone();
+        let id: u64 = rand::random();
+        let mut batch = shared.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&shared.counters, COUNTER_ID, id.to_be_bytes());
+        batch.insert(&shared.counters, COUNTER_TRIMMED_UPTO, self.last.to_be_bytes());
+        batch.insert(&shared.counters, COUNTER_LOG_BYTES, 0_u64.to_be_bytes());
+        batch.commit().map_err(|error| error.to_string())?;
+        shared.trimmed_upto.store(self.last, Ordering::Release);
+        shared.id.store(id, Ordering::Release);
+        self.log_bytes = 0;
+        // What a crash leaves of it lies before `trimmed_upto`, where nobody reads.
+        loop {
+            let mut batch = shared.database.batch().durability(Some(PersistMode::Buffer));
+            let mut found = 0;
+            for entry in shared.log.range(..=self.last.to_be_bytes()).take(TRIM_EVENTS_MAX) {
+                batch.remove(&shared.log, entry.key().map_err(|error| error.to_string())?);
+                found += 1;
+            }
+            if found == 0 {
+                return Ok(());
+            }
+            batch.commit().map_err(|error| error.to_string())?;
+        }
+    }
+
+    /// Writes down, before anything else, that what follows may be lost with the machine; or that it may not.
+    pub(super) fn mark_opened(&self, options: &StoreOptions) -> Result<(), String> {
+        let shared = &self.shared;
+        let mut batch = shared.database.batch().durability(Some(PersistMode::SyncAll));
+        if options.sync {
+            batch.remove(&shared.counters, COUNTER_UNSYNCED);
+        } else {
+            batch.insert(&shared.counters, COUNTER_UNSYNCED, options.boot_id.as_bytes());
+        }
+        batch.commit().map_err(|error| error.to_string())
+    }
+
+    /// Nothing that was written can be lost any more. Where this fails, the mark stays, and the next opening takes care.
+    fn mark_closed(&self) {
+        let shared = &self.shared;
+        if shared.failure.get().is_some() || shared.database.persist(PersistMode::SyncAll).is_err() {
+            return;
+        }
+        let mut batch = shared.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.remove(&shared.counters, COUNTER_UNSYNCED);
+        if let Err(error) = batch.commit() {
+            tracing::warn!(folder = %shared.folder.display(), %error, "the embedded store could not be closed cleanly");
         }
     }
 
@@ -103,7 +183,7 @@ impl Writer {
                 }
             };
             let offset = self.last + (group.events.len() + call.events.len()) as u64 + 1;
-            let place = Place { store: self.shared.id, offset, wall_ms: now_ms };
+            let place = Place { store: self.shared.id(), offset, wall_ms: now_ms };
             match apply(write, current.as_deref(), place) {
                 Ok(None) => offsets.push(None),
                 Ok(Some(applied)) => {
