@@ -49,7 +49,7 @@ impl<'a> OursIndex<'a> {
         Self { index: Index::new(Arc::new(Mapping::Plain), SEED), events }
     }
 
-    fn insert(&mut self, slot: u32, places: &[Place], source: &MatchSource) {
+    pub(in crate::compare) fn insert(&mut self, slot: u32, places: &[Place], source: &MatchSource) {
         let place = &places[source.collection];
         self.index.insert(slot, &place.tenant, &place.collection, &Arc::new(compiled(source)));
     }
