@@ -77,21 +77,26 @@ impl EventBody<'_> {
 
     /// Appends what [`EventsEncoder::push_encoded`] takes.
     pub fn encode(&self, out: &mut impl BufMut) {
-        let mut start = Few::<BODY_START_BYTES_MAX>::new();
-        start.int(u64::from(self.id.backend.0));
-        start.int(self.id.lineage.0);
-        start.int(self.id.time);
-        start.int(u64::from(self.id.k));
-        start.int(self.operation as u64);
-        start.int(self.tenant.len() as u64);
-        out.put_slice(start.bytes());
-        out.put_slice(self.tenant.as_bytes());
-        for part in [self.collection.as_bytes(), self.document_id, self.document] {
-            let mut length = Few::<INT_BYTES_MAX>::new();
-            length.int(part.len() as u64);
-            out.put_slice(length.bytes());
-            out.put_slice(part);
+        let mut few = Few::new();
+        few.int(u64::from(self.id.backend.0));
+        few.int(self.id.lineage.0);
+        few.int(self.id.time);
+        few.int(u64::from(self.id.k));
+        few.byte(self.operation as u8);
+        for part in [self.tenant.as_bytes(), self.collection.as_bytes(), self.document_id] {
+            few.int(part.len() as u64);
+            // Room is left for the next length.
+            if part.len() + INT_BYTES_MAX <= few.room() {
+                few.copy(part);
+            } else {
+                out.put_slice(few.bytes());
+                out.put_slice(part);
+                few.clear();
+            }
         }
+        few.int(self.document.len() as u64);
+        out.put_slice(few.bytes());
+        out.put_slice(self.document);
     }
 }
 
@@ -120,9 +125,22 @@ impl EventsEncoder<'_> {
 
     /// The same of a body that is encoded already.
     pub fn push_encoded(&mut self, seq: u64, targets: &[Target], body: &[u8]) {
-        let start = self.open_entry(seq, targets, body.len());
+        if targets.len() > TARGETS_AT_HAND {
+            let start = self.open_entry(seq, targets, body.len());
+            self.buffer.extend_from_slice(body);
+            self.close_entry(start);
+            return;
+        }
+        let mut few = Few::new();
+        few.skip(ENTRY_LENGTH_BYTES);
+        few.int(seq);
+        few.int(targets.len() as u64);
+        targets.iter().for_each(|target| few.target(target));
+        few.bytes[..ENTRY_LENGTH_BYTES].copy_from_slice(&entry_length(few.len + body.len()));
+        self.buffer.reserve(few.len + body.len());
+        self.buffer.extend_from_slice(few.bytes());
         self.buffer.extend_from_slice(body);
-        self.close_entry(start);
+        self.entries += 1;
     }
 
     /// Entries pushed so far.
@@ -151,7 +169,7 @@ impl EventsEncoder<'_> {
         let start = self.buffer.len();
         // It saves growing the buffer twice.
         self.buffer.reserve(ENTRY_LENGTH_BYTES + 2 * INT_BYTES_MAX + TARGET_BYTES_MAX * targets.len() + body_bytes);
-        let mut few = Few::<ENTRY_START_BYTES>::new();
+        let mut few = Few::new();
         few.skip(ENTRY_LENGTH_BYTES);
         few.int(seq);
         few.int(targets.len() as u64);
@@ -160,18 +178,15 @@ impl EventsEncoder<'_> {
                 self.buffer.extend_from_slice(few.bytes());
                 few.clear();
             }
-            few.int(u64::from(target.handle.0));
-            few.byte(target.transition as u8);
-            few.byte(target.certainty as u8);
+            few.target(target);
         }
         self.buffer.extend_from_slice(few.bytes());
         start
     }
 
     fn close_entry(&mut self, start: usize) {
-        let length = u32::try_from(self.buffer.len() - start - ENTRY_LENGTH_BYTES)
-            .expect("an event's parts are bounded by the source's largest document, far below 4 GiB");
-        self.buffer[start..start + ENTRY_LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+        let length = entry_length(self.buffer.len() - start);
+        self.buffer[start..start + ENTRY_LENGTH_BYTES].copy_from_slice(&length);
         self.entries += 1;
     }
 }
@@ -182,16 +197,23 @@ impl Drop for EventsEncoder<'_> {
     }
 }
 
+/// The length of an entry that is so long with it.
+fn entry_length(bytes: usize) -> [u8; ENTRY_LENGTH_BYTES] {
+    u32::try_from(bytes - ENTRY_LENGTH_BYTES)
+        .expect("an event's parts are bounded by the source's largest document, far below 4 GiB")
+        .to_le_bytes()
+}
+
 /// A few bytes, gathered before they go into a buffer that grows.
-struct Few<const N: usize> {
-    bytes: [u8; N],
+struct Few {
+    bytes: [u8; FEW_BYTES],
     len: usize,
 }
 
-impl<const N: usize> Few<N> {
+impl Few {
     #[inline]
     fn new() -> Self {
-        Self { bytes: [0; N], len: 0 }
+        Self { bytes: [0; FEW_BYTES], len: 0 }
     }
 
     #[inline]
@@ -201,7 +223,7 @@ impl<const N: usize> Few<N> {
 
     #[inline]
     fn room(&self) -> usize {
-        N - self.len
+        FEW_BYTES - self.len
     }
 
     #[inline]
@@ -220,8 +242,21 @@ impl<const N: usize> Few<N> {
         self.len += 1;
     }
 
-    /// An unsigned integer of any type, or an enum's number: the value alone decides how it is written.
     #[inline]
+    fn copy(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    #[inline(always)]
+    fn target(&mut self, target: &Target) {
+        self.int(u64::from(target.handle.0));
+        self.byte(target.transition as u8);
+        self.byte(target.certainty as u8);
+    }
+
+    /// An unsigned integer of any type, or an enum's number: the value alone decides how it is written.
+    #[inline(always)]
     fn int(&mut self, value: u64) {
         if value < 251 {
             self.byte(value as u8);
@@ -281,7 +316,9 @@ const TARGET_BYTES_MAX: usize = 7;
 /// Backend, lineage, time, k, operation and the length of the tenant.
 const BODY_START_BYTES_MAX: usize = 5 + INT_BYTES_MAX + INT_BYTES_MAX + 5 + 1 + INT_BYTES_MAX;
 const BODY_NUMBERS_BYTES_MAX: usize = BODY_START_BYTES_MAX + 3 * INT_BYTES_MAX;
-/// Room for what stands before the body of an entry with some fifteen targets.
-const ENTRY_START_BYTES: usize = 128;
+/// Room for what stands before the body of an entry with [`TARGETS_AT_HAND`], and for a body's numbers with short names.
+const FEW_BYTES: usize = 128;
+const TARGETS_AT_HAND: usize = 12;
 
-const _: () = assert!(ENTRY_START_BYTES >= ENTRY_LENGTH_BYTES + 2 * INT_BYTES_MAX + TARGET_BYTES_MAX);
+const _: () = assert!(FEW_BYTES >= ENTRY_LENGTH_BYTES + 2 * INT_BYTES_MAX + TARGETS_AT_HAND * TARGET_BYTES_MAX);
+const _: () = assert!(FEW_BYTES >= BODY_START_BYTES_MAX + 2 * INT_BYTES_MAX);
