@@ -134,6 +134,8 @@ pub fn write_canonical(raw: RawBsonRef<'_>, out: &mut CanonicalBytes) -> bool {
 pub fn equal(left: RawBsonRef<'_>, right: RawBsonRef<'_>) -> bool {
     match (left, right) {
         (RawBsonRef::String(left), RawBsonRef::String(right)) => left == right,
+        (RawBsonRef::Int32(left), RawBsonRef::Int64(right)) => i64::from(left) == right,
+        (RawBsonRef::Int64(left), RawBsonRef::Int64(right)) => left == right,
         (RawBsonRef::Array(left), RawBsonRef::Array(right)) => equal_arrays(left, right),
         (RawBsonRef::Document(left), RawBsonRef::Document(right)) => equal_documents(left, right),
         _ => match (Number::of(left), Number::of(right)) {
@@ -173,6 +175,9 @@ pub fn compare(left: RawBsonRef<'_>, right: RawBsonRef<'_>) -> Option<Ordering> 
     use RawBsonRef as Raw;
     Some(match (left, right) {
         (Raw::String(left), Raw::String(right)) => left.as_bytes().cmp(right.as_bytes()),
+        (Raw::Int32(left), Raw::Int64(right)) => i64::from(left).cmp(&right),
+        (Raw::Int64(left), Raw::Int64(right)) => left.cmp(&right),
+        (Raw::Double(left), Raw::Double(right)) => return left.partial_cmp(&right),
         (Raw::Boolean(left), Raw::Boolean(right)) => left.cmp(&right),
         (Raw::DateTime(left), Raw::DateTime(right)) => left.timestamp_millis().cmp(&right.timestamp_millis()),
         (Raw::ObjectId(left), Raw::ObjectId(right)) => left.bytes().cmp(&right.bytes()),

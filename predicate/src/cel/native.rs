@@ -161,6 +161,18 @@ pub(super) enum View<'s, 'a> {
 }
 
 impl Node {
+    /// A field of the document against a literal, if it is that.
+    #[inline]
+    pub(super) fn against(&self) -> Option<(CompareOp, &Literal)> {
+        match self {
+            Node::Test(Test {
+                kind: TestKind::Against { op, operand: Operand::Field(Image::Doc, _), literal },
+                fallback: None,
+            }) => Some((*op, literal)),
+            _ => None,
+        }
+    }
+
     pub(super) fn evaluate(&self, scope: &Scope<'_, '_>, budget: &mut Budget) -> Result<bool, Fault> {
         match self {
             Node::Const(answer) => Ok(*answer),
@@ -302,7 +314,7 @@ impl CompareOp {
 
     /// [`CompareOp::holds`] for a value in place and a literal.
     #[inline]
-    fn holds_for(self, value: RawBsonRef<'_>, literal: &Literal) -> Result<bool, Fault> {
+    pub(super) fn holds_for(self, value: RawBsonRef<'_>, literal: &Literal) -> Result<bool, Fault> {
         let order = match (value, literal) {
             (RawBsonRef::String(text), Literal::Text(literal)) => match self {
                 CompareOp::Eq => return Ok(*text == **literal),

@@ -85,6 +85,13 @@ fn of_test(kind: &TestKind, answer: bool, around: Option<Around<'_>>) -> Option<
             TestKind::Text { op: TextOp::StartsWith, target, argument: Operand::Literal(Literal::Text(prefix)) },
             true,
         ) => at(target)?.starts_with(prefix),
+        (TestKind::Has(has), true) => match has.as_ref() {
+            Has::In(Operand::Field(Image::Doc, path), name) => {
+                let place = Place { path, what: What::Value, exact: around.is_none() };
+                Some(place.exactly(AnchorTest::Key(name.clone())))
+            }
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -68,6 +68,8 @@ impl<'a> CelRef<'a> {
 
     pub(super) fn equal(&self, other: &CelRef<'_>) -> Result<bool, Composite> {
         Ok(match (self, other) {
+            (CelRef::Text(left), CelRef::Text(right)) => left == right,
+            (CelRef::Int(left), CelRef::Int(right)) => left == right,
             (CelRef::Null, CelRef::Null) => true,
             (CelRef::List(_), CelRef::List(_)) | (CelRef::Map(_), CelRef::Map(_)) => return Err(Composite),
             _ => self.compare(other) == Some(Ordering::Equal),
@@ -77,10 +79,10 @@ impl<'a> CelRef<'a> {
     /// The order of two values; None where CEL has none, which is an error for `<` and its kin.
     pub(super) fn compare(&self, other: &CelRef<'_>) -> Option<Ordering> {
         use CelRef::{Bool, Bytes, Double, Int, Time, UInt};
-        if let (Some(left), Some(right)) = (self.text(), other.text()) {
-            return Some(left.as_bytes().cmp(right.as_bytes()));
-        }
         match (self, other) {
+            (CelRef::Text(_) | CelRef::Hex(_), CelRef::Text(_) | CelRef::Hex(_)) => {
+                Some(self.text()?.as_bytes().cmp(other.text()?.as_bytes()))
+            }
             (Bool(left), Bool(right)) => Some(left.cmp(right)),
             (Int(left), Int(right)) => Some(left.cmp(right)),
             (UInt(left), UInt(right)) => Some(left.cmp(right)),
