@@ -8,22 +8,24 @@ use std::sync::Arc;
 
 use bson::RawBsonRef;
 use predicate::mapping::Nested;
-use predicate::{Anchor, AnchorTest, Mapping, Need, Predicate, Value, Way};
+use predicate::{Anchor, AnchorTest, Mapping, Need, Order, Predicate, Value, Way};
 use smallvec::SmallVec;
 use wire::PlaceHash;
 
 use crate::key::{At, DOCUMENT, ELEMENT, FIELD, PREFIX, PREFIX_MAX, Payload, RANGE};
 use crate::paths::{ROOT, Spot};
-use crate::places::{Partition, Use};
+use crate::places::{NEAR_MAX, NearRanges, Partition, Use};
 use crate::postings::{Items, Lane};
 use crate::range::{Range, Target};
 use crate::rest::{Anchored, Quick, Rest};
-use crate::{Entry, Hang, Index};
+use crate::{Bounds, Entry, Hang, Index};
 
 /// Documents of all partitions share one set of keys: a stored id names its partition already, or is looked at without one.
 const ANY_PARTITION: u32 = u32::MAX;
 /// The record of predicates without an anchor.
 const ALWAYS: u32 = u32::MAX;
+/// The record of ranges that their partition names itself.
+const NEAR: u32 = u32::MAX - 1;
 /// More anchors than this take more memory and time to come and go than looking at the predicate for each document does.
 const ANCHORS_MAX: usize = 2_048;
 /// What is walked for nobody else yet costs every document of the partition something.
@@ -192,6 +194,11 @@ impl Index {
             };
             return Some(base + NEW_NODE_COST);
         };
+        if let AnchorTest::Range { order, .. } = anchor.test
+            && let Some(near) = partition.ranges.iter().find(|near| near.node == node && near.order == order)
+        {
+            return Some(RANGE_COST + self.range_sets.get(near.set).len() / 4);
+        }
         let (key, bytes) = key_of(at, node, &anchor.test);
         let record = self.postings.find(key, Payload::of(bytes, &self.seeds), bytes);
         let record = record.map(|record| self.postings.record(record));
@@ -299,17 +306,16 @@ impl Index {
         let slot = rest.slot;
         let number = self.rests.insert(rest);
         for (anchor, node) in anchors.iter().zip(nodes) {
+            if let AnchorTest::Range { order, lower, upper } = anchor.test {
+                let (record, set) = self.open_ranges(partition, *node, order, &anchor.test);
+                let range = self.bounds.insert(Bounds { lower, upper, set });
+                let target = Target { range, rest: number, slot };
+                self.range_sets.get_mut(set).insert(&Range { lower, upper, target });
+                self.rests.get_mut(number).anchors.push(Anchored { record, at: range });
+                continue;
+            }
             let record = self.open_record(partition, *node, &anchor.test);
-            let at = if let AnchorTest::Range { lower, upper, .. } = anchor.test {
-                let range = self.bounds.insert((lower, upper));
-                if self.postings.record(record).rest.is_none() {
-                    let set = self.range_sets.insert(Default::default());
-                    self.postings.record_mut(record).rest = Items::of_set(set);
-                }
-                let set = self.range_sets.get_mut(self.postings.record(record).rest.set());
-                set.insert(&Range { lower, upper, target: Target { range, rest: number, slot } });
-                range
-            } else if self.rests.get(number).anchors.iter().any(|known| known.record == record) {
+            let at = if self.rests.get(number).anchors.iter().any(|known| known.record == record) {
                 // The same value twice.
                 self.release(partition, *node, use_of(&anchor.test));
                 continue;
@@ -319,6 +325,53 @@ impl Index {
             self.rests.get_mut(number).anchors.push(Anchored { record, at });
         }
         Hang::Rest { rest: number }
+    }
+
+    /// The set of ranges of a node and an order: the record that names it, and its number.
+    fn open_ranges(&mut self, partition: u32, node: u32, order: Order, test: &AnchorTest) -> (u32, u32) {
+        let place = self.partitions.get_mut(partition);
+        if let Some(near) = place.ranges.iter().find(|near| near.node == node && near.order == order) {
+            return (NEAR, near.set);
+        }
+        if place.ranges.len() < NEAR_MAX {
+            let set = self.range_sets.insert(Default::default());
+            place.ranges.push(NearRanges { node, order, set });
+            return (NEAR, set);
+        }
+        place.far_ranges += 1;
+        let record = self.open_record(partition, node, test);
+        if self.postings.record(record).rest.is_none() {
+            let set = self.range_sets.insert(Default::default());
+            self.postings.record_mut(record).rest = Items::of_set(set);
+        }
+        (record, self.postings.record(record).rest.set())
+    }
+
+    fn remove_range(&mut self, partition: u32, record: u32, range: u32, rest: u32, slot: u32) {
+        let Bounds { lower, upper, set: number } = self.bounds.remove(range);
+        let set = self.range_sets.get_mut(number);
+        set.remove(&Range { lower, upper, target: Target { range, rest, slot } });
+        let is_empty = set.len() == 0;
+        if is_empty {
+            self.range_sets.remove(number);
+        }
+        let place = self.partitions.get_mut(partition);
+        if record != NEAR {
+            place.far_ranges -= 1;
+            if is_empty {
+                self.postings.record_mut(record).rest = Items::NONE;
+            }
+            return self.release_record(partition, record);
+        }
+        let Some(at) = place.ranges.iter().position(|near| near.set == number) else {
+            debug_assert!(false, "a range is near and in no set of its partition");
+            return;
+        };
+        let node = place.ranges[at].node;
+        if is_empty {
+            place.ranges.swap_remove(at);
+        }
+        self.release(partition, node, (Use::Range, 0));
     }
 
     fn remove_rest(&mut self, number: u32) {
@@ -333,22 +386,17 @@ impl Index {
                 }
                 continue;
             }
-            let known = self.postings.record(record).at();
-            let class = known.node_class as u8;
+            if record == NEAR {
+                self.remove_range(partition, record, at, number, slot);
+                continue;
+            }
+            let class = self.postings.record(record).node_class as u8;
             if class & DOCUMENT != 0 {
                 self.by_document -= 1;
                 self.take_item(record, Lane::Rest, at);
                 self.postings.close_if_empty(record);
             } else if (RANGE..RANGE + 0x10).contains(&class) {
-                let (lower, upper) = self.bounds.remove(at);
-                let number_of_set = self.postings.record(record).rest.set();
-                let set = self.range_sets.get_mut(number_of_set);
-                set.remove(&Range { lower, upper, target: Target { range: at, rest: number, slot } });
-                if set.len() == 0 {
-                    self.range_sets.remove(number_of_set);
-                    self.postings.record_mut(record).rest = Items::NONE;
-                }
-                self.release_record(partition, record);
+                self.remove_range(partition, record, at, number, slot);
             } else {
                 self.unhang(partition, record, Lane::Rest, at);
             }

@@ -108,6 +108,19 @@ impl Payload {
         Self(u128::from(low) | u128::from(high) << 64 | (length as u128) << 120)
     }
 
+    /// The same as [`Payload::of`] for the bytes at a place in others, of which those after it may be looked at too.
+    #[inline]
+    pub(crate) fn within(bytes: &[u8], start: usize, length: usize, seeds: &Seeds) -> Self {
+        match bytes.get(start..).and_then(<[u8]>::first_chunk::<16>) {
+            Some(chunk) if length <= SHORT_MAX => {
+                // A shift by 128 is no shift; `length` is below 16.
+                let payload = u128::from_le_bytes(*chunk) & !(u128::MAX << (8 * length));
+                Self(payload | (length as u128) << 120)
+            }
+            _ => Self::of(&bytes[start..start + length], seeds),
+        }
+    }
+
     /// Of a number in big-endian bytes, as the canonical form has it.
     #[inline]
     pub(crate) fn of_word(word: u64) -> Self {

@@ -20,11 +20,11 @@ mod evaluate;
 mod event;
 mod insert;
 mod key;
+mod machine;
 mod matching;
 mod paths;
 mod places;
 mod postings;
-mod prefetch;
 mod range;
 mod rest;
 mod table;
@@ -66,11 +66,19 @@ pub struct Index {
     postings: Postings,
     rests: Arena<Rest>,
     range_sets: Arena<RangeSet>,
-    /// Bounds of each range that something hangs on.
-    bounds: Arena<(Option<u64>, Option<u64>)>,
+    /// Each range that something hangs on.
+    bounds: Arena<Bounds>,
     /// Subscriptions that hang on a document's id.
     by_document: usize,
     scratch: Scratch,
+}
+
+/// A range, and the number of the set that it is in.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bounds {
+    lower: Option<u64>,
+    upper: Option<u64>,
+    set: u32,
 }
 
 /// A subscription, by its slot.

@@ -4,15 +4,16 @@
 //! documents, which gives probes; which records the probes may mean; which they do mean; and, event by event, whom that brings and
 //! what is left to evaluate.
 
-use predicate::{CanonicalBytes, order_key};
+use bson::RawBsonRef;
+use predicate::{CanonicalBytes, Order, order_key};
 use smallvec::SmallVec;
 
 use crate::evaluate::Evaluation;
-use crate::key::{At, ELEMENT, FIELD, Keyed, PREFIX, Payload, RANGE, keyed, kind, raw_of};
+use crate::key::{At, ELEMENT, FIELD, INT, Keyed, PREFIX, Payload, RANGE, STRING, keyed, kind, raw_of};
+use crate::machine::prefetch;
 use crate::paths::ID;
-use crate::places::Masks;
+use crate::places::{Masks, NearRanges};
 use crate::postings::Items;
-use crate::prefetch::prefetch;
 use crate::rest::value_of;
 use crate::walk::{self, Found};
 use crate::{BATCH_MAX, Counts, Event, Image, Index, Match, Rules, Verdict};
@@ -35,7 +36,8 @@ pub(crate) struct Scratch {
     probes: Vec<Probe>,
     /// A probe, and a record that it may mean.
     pairs: Vec<(u32, u32)>,
-    /// What the records name.
+    /// What was reached without a probe, and what the records name.
+    early: Vec<Reached>,
     reached: Vec<Reached>,
     touched: Vec<Touched>,
     matches: Vec<Match>,
@@ -49,6 +51,7 @@ pub(crate) struct Work {
     /// Where its parts of the lists end; they begin where those of the event before it do.
     probes_end: u32,
     pairs_end: u32,
+    early_end: u32,
     reached_end: u32,
 }
 
@@ -179,7 +182,7 @@ impl Index {
             if let (Some(image), Some(partition)) = (&event.after, work.after.partition) {
                 work.after.founds = self.find_values(partition, image, scratch);
                 if event.looks_after {
-                    self.probe(partition, image, work.after, AFTER, None, scratch);
+                    self.probe(partition, image, work.after, AFTER, None, event.looks_before, scratch);
                 }
             }
             if let (Some(image), Some(partition)) = (&event.before, work.before.partition) {
@@ -187,11 +190,11 @@ impl Index {
                 if event.looks_before {
                     let same = event.looks_after && work.after.partition == Some(partition);
                     let after = event.after.filter(|_| same).map(|image| (work.after, image));
-                    self.probe(partition, image, work.before, BEFORE, after, scratch);
+                    self.probe(partition, image, work.before, BEFORE, after, false, scratch);
                 }
             }
             work.probes_end = scratch.probes.len() as u32;
-            work.reached_end = scratch.reached.len() as u32;
+            work.early_end = scratch.early.len() as u32;
             scratch.work[at] = work;
         }
     }
@@ -218,7 +221,9 @@ impl Index {
         (start as u32, scratch.founds.len() as u32)
     }
 
-    /// Makes the probes of an image. What the image after has in the same way needs no second look.
+    /// Makes the probes of an image. What the image after has in the same way needs no second look; `is_kept` says that it is to be
+    /// compared with.
+    #[expect(clippy::too_many_arguments, reason = "one image, and what it is compared with")]
     fn probe(
         &self,
         partition: u32,
@@ -226,14 +231,26 @@ impl Index {
         side: Side,
         mark: u8,
         after: Option<(Side, Image<'_>)>,
+        is_kept: bool,
         scratch: &mut Scratch,
     ) {
-        let masks = &self.partitions.get(partition).masks;
+        let place = self.partitions.get(partition);
+        let masks = &place.masks;
         let asked = masks.equal | masks.element | masks.prefix | masks.range | masks.field;
-        let Scratch { founds, beside, probes, reached, .. } = scratch;
+        let Scratch { founds, beside, probes, early, .. } = scratch;
         let source = if mark == BEFORE { Source::Before } else { Source::After };
         let document = image.document.as_bytes();
-        let mut prober = Prober { index: self, partition, masks, mark, probes, reached, beside };
+        let mut prober = Prober {
+            index: self,
+            partition,
+            masks,
+            ranges: &place.ranges,
+            has_far_ranges: place.far_ranges > 0,
+            mark,
+            probes,
+            reached: early,
+            beside,
+        };
         for at in side.founds.0..side.founds.1 {
             let found = founds[at as usize];
             if asked & (1 << (found.node % 64)) == 0 {
@@ -245,22 +262,23 @@ impl Index {
                 && other.kind == found.kind
                 && other.bytes(after_image.document.as_bytes(), prober.beside) == found.bytes(document, prober.beside)
             {
-                for probe in &mut prober.probes[other.probes.0 as usize..other.probes.1 as usize] {
-                    probe.mark |= mark;
-                }
+                prober.probes[range_of(other.probes)].iter_mut().for_each(|probe| probe.mark |= mark);
+                prober.reached[range_of(other.reached)].iter_mut().for_each(|reached| reached.mark |= mark);
                 continue;
             }
-            let start = prober.probes.len() as u32;
+            let starts = (prober.probes.len() as u32, prober.reached.len() as u32);
             prober.found(&found, document, source);
-            founds[at as usize].probes = (start, prober.probes.len() as u32);
+            if is_kept {
+                let found = &mut founds[at as usize];
+                found.probes = (starts.0, prober.probes.len() as u32);
+                found.reached = (starts.1, prober.reached.len() as u32);
+            }
         }
     }
 
     /// Finds the records that the probes mean, and what these name.
     fn look_up(&self, events: &[Event<'_>], scratch: &mut Scratch) {
         let Scratch { work, probes, pairs, reached, beside, .. } = scratch;
-        // Arrays with many elements have been looked up already.
-        let early = std::mem::take(reached);
         let mut at = 0;
         for work in work.iter_mut() {
             for probe in at..work.probes_end {
@@ -272,10 +290,8 @@ impl Index {
             at = work.probes_end;
             work.pairs_end = pairs.len() as u32;
         }
-        let (mut at, mut early_at) = (0, 0);
+        let mut at = 0;
         for (work, event) in work.iter_mut().zip(events) {
-            reached.extend_from_slice(&early[early_at..work.reached_end as usize]);
-            early_at = work.reached_end as usize;
             for (probe, record) in &pairs[at..work.pairs_end as usize] {
                 let probe = &probes[*probe as usize];
                 let long: &[u8] = if probe.payload.is_long() {
@@ -329,12 +345,13 @@ impl Index {
         scratch: &mut Scratch,
         sink: &mut impl FnMut(usize, &[Match], Counts),
     ) {
-        let Scratch { work, founds, beside, reached, touched, matches, .. } = scratch;
-        let mut at = 0;
+        let Scratch { work, founds, beside, early, reached, touched, matches, .. } = scratch;
+        let (mut at, mut early_at) = (0, 0);
         for ((number, event), work) in events.iter().enumerate().zip(work.iter()) {
             matches.clear();
             touched.clear();
-            for Reached { mark, what } in &reached[at..work.reached_end as usize] {
+            let early = &early[early_at..work.early_end as usize];
+            for Reached { mark, what } in early.iter().chain(&reached[at..work.reached_end as usize]) {
                 match what {
                     What::Sure(items) => self.postings.items(items).each(|slot| push_sure(slot, *mark, matches)),
                     What::Rest(items) => self.postings.items(items).each(|rest| {
@@ -347,7 +364,7 @@ impl Index {
                     }),
                 }
             }
-            at = work.reached_end as usize;
+            (at, early_at) = (work.reached_end as usize, work.early_end as usize);
             self.reach_without_anchor(event, work, touched, matches);
             let is_watched = work.before.partition.is_some() || work.after.partition.is_some();
             let mut counts = Counts { is_watched, ..Counts::default() };
@@ -411,6 +428,10 @@ fn join(matches: &mut Vec<Match>) {
     });
 }
 
+fn range_of((start, end): (u32, u32)) -> std::ops::Range<usize> {
+    start as usize..end as usize
+}
+
 #[inline]
 fn push_sure(slot: u32, mark: u8, matches: &mut Vec<Match>) {
     let verdict = |of: u8| if mark & of != 0 { Verdict::Holds } else { Verdict::Fails };
@@ -436,6 +457,7 @@ impl Scratch {
         empty(&mut self.beside);
         empty(&mut self.probes);
         empty(&mut self.pairs);
+        empty(&mut self.early);
         empty(&mut self.reached);
         empty(&mut self.touched);
         empty(&mut self.matches);
@@ -455,6 +477,8 @@ struct Prober<'p> {
     index: &'p Index,
     partition: u32,
     masks: &'p Masks,
+    ranges: &'p [NearRanges],
+    has_far_ranges: bool,
     mark: u8,
     probes: &'p mut Vec<Probe>,
     reached: &'p mut Vec<Reached>,
@@ -464,6 +488,38 @@ struct Prober<'p> {
 impl Prober<'_> {
     #[inline]
     fn found(&mut self, found: &Found, document: &[u8], source: Source) {
+        let bit = 1_u64 << (found.node % 64);
+        match found.kind {
+            kind::STRING if !found.beside && self.masks.text_rarely & bit == 0 => {
+                if self.masks.equal & bit != 0 {
+                    let (start, length) = (found.start + 4, found.length - 5);
+                    let payload = Payload::within(document, start as usize, length as usize, &self.index.seeds);
+                    let at = At::new(self.partition, found.node, STRING);
+                    self.push(at, payload, start, start + length, source);
+                }
+            }
+            kind::INT32 | kind::INT64 if !found.beside && self.masks.int_rarely & bit == 0 => {
+                let value = found.bytes(document, &[]);
+                let int = match value.first_chunk() {
+                    Some(chunk) => i64::from_le_bytes(*chunk),
+                    None => value.first_chunk().map_or(0, |chunk| i32::from_le_bytes(*chunk).into()),
+                };
+                if self.masks.equal & bit != 0 {
+                    let at = At::new(self.partition, found.node, INT);
+                    self.push(at, Payload::of_word(int.cast_unsigned()), 0, 0, source);
+                }
+                if self.masks.range & bit != 0
+                    && let Some((order, key)) = order_key(RawBsonRef::Int64(int))
+                {
+                    self.range(found.node, order, key, source);
+                }
+            }
+            _ => self.found_rarely(found, document, source),
+        }
+    }
+
+    #[inline(never)]
+    fn found_rarely(&mut self, found: &Found, document: &[u8], source: Source) {
         let bit = 1_u64 << (found.node % 64);
         let source = if found.beside { Source::Beside } else { source };
         if self.masks.field & bit != 0 {
@@ -489,7 +545,6 @@ impl Prober<'_> {
         }
     }
 
-    #[inline]
     fn value(&mut self, found: &Found, bit: u64, value: &[u8], source: Source) {
         if self.masks.equal & bit != 0 {
             self.equal(found.node, 0, found.kind, value, found.start, source, false);
@@ -497,9 +552,7 @@ impl Prober<'_> {
         if self.masks.range & bit != 0
             && let Some((order, key)) = raw_of(found.kind, value, &mut Vec::new()).and_then(order_key)
         {
-            let at = At::new(self.partition, found.node, RANGE + order as u8);
-            // The two halves, on purpose.
-            self.push(at, Payload::of(&[], &self.index.seeds), (key >> 32) as u32, key as u32, source);
+            self.range(found.node, order, key, source);
         }
         if self.masks.prefix & bit != 0 && found.kind == kind::STRING {
             let text = value.get(4..value.len() - 1).unwrap_or_default();
@@ -507,6 +560,22 @@ impl Prober<'_> {
             if std::str::from_utf8(text).is_ok() {
                 self.prefixes(found, text, source);
             }
+        }
+    }
+
+    #[inline]
+    fn range(&mut self, node: u32, order: Order, key: u64, source: Source) {
+        for near in self.ranges {
+            if near.node == node && near.order == order {
+                prefetch(self.index.range_sets.get(near.set));
+                self.reached.push(Reached { mark: self.mark, what: What::Ranges(near.set, key) });
+                return;
+            }
+        }
+        if self.has_far_ranges {
+            let at = At::new(self.partition, node, RANGE + order as u8);
+            // The two halves, on purpose.
+            self.push(at, Payload::of(&[], &self.index.seeds), (key >> 32) as u32, key as u32, source);
         }
     }
 

@@ -40,13 +40,36 @@ pub(crate) struct Spot<'p> {
 #[derive(Clone, Debug)]
 pub(crate) struct Hot {
     /// The first bytes of the name, zeros after its end.
-    pub(crate) word: u64,
-    pub(crate) length: u32,
-    parent: u32,
+    word: u64,
+    /// The node above, and the length of the name.
+    place: u64,
     pub(crate) next: u32,
     pub(crate) child: u32,
     /// The last walk that has seen it: of two fields of one name the first counts.
     pub(crate) stamp: u32,
+}
+
+impl Hot {
+    fn new(word: u64, parent: u32, length: usize) -> Self {
+        Self { word, place: place(parent, length), next: NO_NODE, child: NO_NODE, stamp: 0 }
+    }
+
+    fn parent(&self) -> u32 {
+        (self.place >> 32) as u32
+    }
+
+    /// Whether it may be the node of this name: for certain if the name is no longer than the word.
+    #[inline]
+    pub(crate) fn is(&self, word: u64, place: u64) -> bool {
+        self.word == word && self.place == place
+    }
+}
+
+/// A node, and the length of a name below it.
+#[inline]
+pub(crate) fn place(parent: u32, length: usize) -> u64 {
+    // A name is shorter than its document, which is shorter than 2 GiB.
+    u64::from(parent) << 32 | length as u64
 }
 
 #[derive(Debug)]
@@ -58,7 +81,7 @@ struct Cold {
 
 impl Paths {
     pub(crate) fn new(seeds: Seeds) -> Self {
-        let node = || Hot { word: 0, length: 0, parent: NO_NODE, next: NO_NODE, child: NO_NODE, stamp: 0 };
+        let node = || Hot::new(0, NO_NODE, 0);
         let cold = || Cold { name: "".into(), holders: 1 };
         Self {
             hot: vec![node(), node()],
@@ -82,23 +105,16 @@ impl Paths {
         self.stamp
     }
 
+    /// All nodes, by their numbers.
     #[inline]
-    pub(crate) fn hot(&self, node: u32) -> &Hot {
-        &self.hot[node as usize]
-    }
-
-    #[inline]
-    pub(crate) fn hot_mut(&mut self, node: u32) -> &mut Hot {
-        &mut self.hot[node as usize]
+    pub(crate) fn hot(&mut self) -> &mut [Hot] {
+        &mut self.hot
     }
 
     /// Whether the node is the one of this name below that parent. The first bytes of the name are given.
     #[inline]
     pub(crate) fn is(&self, node: u32, parent: u32, word: u64, name: &[u8]) -> bool {
-        let hot = &self.hot[node as usize];
-        hot.word == word
-            && hot.parent == parent
-            && hot.length as usize == name.len()
+        self.hot[node as usize].is(word, place(parent, name.len()))
             && (name.len() <= 8 || *self.cold[node as usize].name.as_bytes() == *name)
     }
 
@@ -154,7 +170,7 @@ impl Paths {
     /// The nodes from this one up to below the root.
     pub(crate) fn up(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(Some(node), |node| {
-            let parent = self.hot[*node as usize].parent;
+            let parent = self.hot[*node as usize].parent();
             (parent != ROOT && parent != NO_NODE).then_some(parent)
         })
     }
@@ -181,8 +197,7 @@ impl Paths {
 
     fn add(&mut self, parent: u32, name: &str) -> Option<u32> {
         let word = word_of(name);
-        let length = u32::try_from(name.len()).ok()?;
-        let hot = Hot { word, length, parent, next: NO_NODE, child: NO_NODE, stamp: 0 };
+        let hot = Hot::new(word, parent, name.len());
         let cold = Cold { name: name.into(), holders: 0 };
         let node = match self.vacant.pop() {
             Some(node) => {
@@ -205,11 +220,11 @@ impl Paths {
     /// Takes nodes away that nothing holds, from this one upwards.
     fn prune(&mut self, mut node: u32) {
         while self.cold[node as usize].holders == 0 {
-            let parent = self.hot[node as usize].parent;
+            let parent = self.hot[node as usize].parent();
             let name = std::mem::take(&mut self.cold[node as usize].name);
             self.table.remove(self.tag(parent, word_of(&name), name.as_bytes()), node);
             // A guess may still lead here: it is nobody's child.
-            self.hot[node as usize].parent = NO_NODE;
+            self.hot[node as usize].place = place(NO_NODE, 0);
             self.vacant.push(node);
             self.cold[parent as usize].holders -= 1;
             node = parent;

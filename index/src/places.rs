@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytestring::ByteString;
+use predicate::Order;
 use smallvec::SmallVec;
 use wire::PlaceHash;
 
-use crate::prefetch::prefetch;
+use crate::machine::prefetch;
 
 /// What a document of the partition is asked for, by node: bit `n % 64` is set for node `n`. A bit more than there must be costs
 /// time alone.
@@ -22,6 +23,9 @@ pub(crate) struct Masks {
     /// Nodes below which others are.
     pub(crate) inner: u64,
     pub(crate) any: u64,
+    /// Nodes of which more is asked than an equality, for texts; and than an equality or a range, for integers.
+    pub(crate) text_rarely: u64,
+    pub(crate) int_rarely: u64,
     /// Bit `n` is set where a prefix of `n + 1` bytes is looked up.
     pub(crate) prefix_lengths: u32,
 }
@@ -42,6 +46,18 @@ pub(crate) enum Use {
     Prefix,
 }
 
+/// The ranges of a node and an order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NearRanges {
+    pub(crate) node: u32,
+    pub(crate) order: Order,
+    /// The number of the set.
+    pub(crate) set: u32,
+}
+
+/// Sets of ranges that a partition names itself; those of further nodes are looked up like values.
+pub(crate) const NEAR_MAX: usize = 16;
+
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) place: PlaceHash,
@@ -55,6 +71,9 @@ pub(crate) struct Partition {
     pub(crate) everyone: Vec<u32>,
     /// Predicates without an anchor, by their numbers in the rests.
     pub(crate) always: Vec<u32>,
+    pub(crate) ranges: SmallVec<[NearRanges; 4]>,
+    /// Ranges in sets that are looked up.
+    pub(crate) far_ranges: u32,
     /// All subscriptions.
     pub(crate) members: Vec<u32>,
     /// How often a node is used, by `node << 8 | use`.
@@ -80,6 +99,8 @@ impl Partition {
             in_tenant: 0,
             everyone: Vec::new(),
             always: Vec::new(),
+            ranges: SmallVec::new(),
+            far_ranges: 0,
             members: Vec::new(),
             uses: BTreeMap::new(),
         }
@@ -92,6 +113,7 @@ impl Partition {
         prefetch(&self.masks.any);
         prefetch(&self.names);
         prefetch(&self.everyone);
+        prefetch(&self.ranges);
     }
 
     #[inline]
@@ -180,6 +202,8 @@ impl Masks {
         };
         *mask |= bit;
         self.any |= bit;
+        self.text_rarely = self.prefix | self.field | self.range;
+        self.int_rarely = self.field;
         if what != Use::Inner as u8 {
             self.values |= bit;
         }

@@ -7,7 +7,7 @@
 
 use crate::arena::Arena;
 use crate::key::{At, Payload, Seeds};
-use crate::prefetch::prefetch;
+use crate::machine::prefetch;
 use crate::table::Table;
 
 /// No item.
@@ -124,10 +124,7 @@ impl Postings {
     /// Numbers of records that may be meant; [`Postings::is`] tells of each whether it is.
     #[inline]
     pub(crate) fn candidates(&self, tag: u32, mut each: impl FnMut(u32)) {
-        self.table.find(tag, |record| {
-            each(record);
-            false
-        });
+        self.table.candidates(tag, &mut each);
     }
 
     /// Whether the record is of this key. `long` are the bytes of a payload that is not short.

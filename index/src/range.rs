@@ -61,6 +61,14 @@ impl Listed {
         }
     }
 
+    #[inline]
+    fn stab(&self, key: u64, each: &mut impl FnMut(Target, bool)) {
+        if self.lower <= key && key <= self.upper {
+            let sure = (!self.has_lower || self.lower < key) && (!self.has_upper || key < self.upper);
+            each(self.target, sure);
+        }
+    }
+
     fn range(&self) -> Range {
         Range {
             lower: self.has_lower.then_some(self.lower),
@@ -108,10 +116,7 @@ impl RangeSet {
     #[inline]
     pub(crate) fn stab(&self, key: u64, mut each: impl FnMut(Target, bool)) {
         for listed in &self.list {
-            if listed.lower <= key && key <= listed.upper {
-                let sure = (!listed.has_lower || listed.lower < key) && (!listed.has_upper || key < listed.upper);
-                each(listed.target, sure);
-            }
+            listed.stab(key, &mut each);
         }
         if let Some(tree) = &self.tree {
             tree.stab(key, each);
@@ -142,15 +147,113 @@ struct Tree {
     levels: [u32; LEVELS],
     /// Bit by level: whether it has nodes. The highest level has a bit of its own.
     used: u128,
+    /// By level, a bit for each remainder of the nodes' names: most levels have few nodes, and none where a value is. Bits of nodes
+    /// that are gone stay until the level is empty, and cost a look-up.
+    marks: Box<[[u64; MARKS]; LEVELS]>,
+}
+
+/// Words of marks of a level.
+const MARKS: usize = 4;
+
+/// The word and the bit of a node's mark.
+#[inline]
+fn mark_of(above: u64) -> (usize, u64) {
+    // Multiplicative hashing: the upper bits depend on all below.
+    let hash = above.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+    (hash as usize % MARKS, 1 << (hash / MARKS as u64 % 64))
 }
 
 /// A range of level `n` has bounds that differ in bit `n - 1` at the highest; one of level 0 has one value.
 const LEVELS: usize = 65;
 
+/// The ranges that reach across one place. Few of them are looked through; of many, only those that the value is in.
 #[derive(Debug, Default)]
 struct Node {
+    few: SmallVec<[Listed; 1]>,
+    many: Option<Box<Sorted>>,
+}
+
+#[derive(Debug, Default)]
+struct Sorted {
     by_lower: Bounds,
     by_upper: Bounds,
+}
+
+impl Sorted {
+    fn insert(&mut self, lower: u64, upper: u64, Target { range, rest, slot }: Target) {
+        self.by_lower.insert((lower, range), Other { bound: upper, rest, slot });
+        self.by_upper.insert((upper, range), Other { bound: lower, rest, slot });
+    }
+}
+
+impl Node {
+    fn insert(&mut self, range: &Range) {
+        let listed = Listed::of(range);
+        if let Some(many) = &mut self.many {
+            return many.insert(listed.lower, listed.upper, listed.target);
+        }
+        self.few.push(listed);
+        if self.few.len() > LISTED_MAX {
+            let many = self.many.insert(Box::default());
+            self.few.drain(..).for_each(|listed| many.insert(listed.lower, listed.upper, listed.target));
+            self.few.shrink_to_fit();
+        }
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, lower: u64, upper: u64, range: u32) -> bool {
+        let Some(many) = &mut self.many else {
+            let at = self.few.iter().position(|listed| listed.target.range == range);
+            at.into_iter().for_each(|at| _ = self.few.swap_remove(at));
+            return at.is_some();
+        };
+        many.by_upper.remove(&(upper, range));
+        let removed = many.by_lower.remove(&(lower, range)).is_some();
+        if many.by_lower.len() < LISTED_AGAIN {
+            self.few = self.all().collect();
+            self.many = None;
+        }
+        removed
+    }
+
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_none()
+    }
+
+    fn all(&self) -> impl Iterator<Item = Listed> + '_ {
+        let many = self.many.iter().flat_map(|many| &many.by_lower);
+        let many = many.map(|((lower, number), other)| Listed {
+            lower: *lower,
+            upper: other.bound,
+            has_lower: true,
+            has_upper: true,
+            target: target(*number, other),
+        });
+        self.few.iter().copied().chain(many)
+    }
+
+    /// `is_upper` is whether the value is in the upper half of the node. Its ranges reach across the middle, so that one bound is
+    /// enough to tell; at level 0 they are one value.
+    #[inline]
+    fn stab(&self, key: u64, is_upper: bool, each: &mut impl FnMut(Target, bool)) {
+        for listed in &self.few {
+            listed.stab(key, each);
+        }
+        let Some(many) = &self.many else { return };
+        if is_upper {
+            for ((upper, number), other) in many.by_upper.range((key, 0)..) {
+                each(target(*number, other), key < *upper);
+            }
+        } else {
+            for ((lower, number), other) in many.by_lower.range(..=(key, u32::MAX)) {
+                each(target(*number, other), *lower < key);
+            }
+        }
+    }
+}
+
+fn target(number: u32, other: &Other) -> Target {
+    Target { range: number, rest: other.rest, slot: other.slot }
 }
 
 impl Default for Tree {
@@ -162,6 +265,7 @@ impl Default for Tree {
             nodes: HashMap::new(),
             levels: [0; LEVELS],
             used: 0,
+            marks: Box::new([[0; MARKS]; LEVELS]),
         }
     }
 }
@@ -188,10 +292,11 @@ impl Tree {
                 let node = self.nodes.entry(at).or_insert_with(|| {
                     self.levels[at.0 as usize] += 1;
                     self.used |= 1 << at.0;
+                    let (word, bit) = mark_of(at.1);
+                    self.marks[at.0 as usize][word] |= bit;
                     Box::default()
                 });
-                node.by_lower.insert((lower, number), other(upper));
-                node.by_upper.insert((upper, number), other(lower));
+                node.insert(range);
             }
             (Some(lower), None) => _ = self.upwards.insert((lower, number), other(0)),
             (None, Some(upper)) => _ = self.downwards.insert((upper, number), other(0)),
@@ -205,13 +310,13 @@ impl Tree {
             (Some(lower), Some(upper)) if lower <= upper => {
                 let at = node_of(lower, upper);
                 let Some(node) = self.nodes.get_mut(&at) else { return };
-                let removed = node.by_lower.remove(&(lower, number)).is_some();
-                node.by_upper.remove(&(upper, number));
-                if node.by_lower.is_empty() {
+                let removed = node.remove(lower, upper, number);
+                if node.is_empty() {
                     self.nodes.remove(&at);
                     self.levels[at.0 as usize] -= 1;
                     if self.levels[at.0 as usize] == 0 {
                         self.used &= !(1 << at.0);
+                        self.marks[at.0 as usize] = [0; MARKS];
                     }
                 }
                 removed
@@ -225,7 +330,6 @@ impl Tree {
     }
 
     fn stab(&self, key: u64, mut each: impl FnMut(Target, bool)) {
-        let target = |number: u32, other: &Other| Target { range: number, rest: other.rest, slot: other.slot };
         for ((lower, number), other) in self.upwards.range(..=(key, u32::MAX)) {
             each(target(*number, other), *lower < key);
         }
@@ -236,29 +340,23 @@ impl Tree {
         while used != 0 {
             let level = used.trailing_zeros();
             used &= used - 1;
-            let Some(node) = self.nodes.get(&(level, above(key, level))) else { continue };
-            // Ranges of the node reach across its middle, so that one bound is enough to tell. Those of level 0 are one value.
-            let upper_half = level > 0 && key >> (level - 1) & 1 == 1;
-            if upper_half {
-                for ((upper, number), other) in node.by_upper.range((key, 0)..) {
-                    each(target(*number, other), key < *upper);
-                }
-            } else {
-                for ((lower, number), other) in node.by_lower.range(..=(key, u32::MAX)) {
-                    each(target(*number, other), *lower < key);
-                }
+            let above = above(key, level);
+            let (word, bit) = mark_of(above);
+            if self.marks[level as usize][word] & bit == 0 {
+                continue;
             }
+            let Some(node) = self.nodes.get(&(level, above)) else { continue };
+            let is_upper = level > 0 && key >> (level - 1) & 1 == 1;
+            node.stab(key, is_upper, &mut each);
         }
     }
 
     fn all(&self) -> Vec<Range> {
-        let target = |number: &u32, other: &Other| Target { range: *number, rest: other.rest, slot: other.slot };
-        let upwards = self.upwards.iter().map(|((lower, number), other)| (Some(*lower), None, target(number, other)));
+        let upwards = self.upwards.iter().map(|((lower, number), other)| (Some(*lower), None, target(*number, other)));
         let downwards =
-            self.downwards.iter().map(|((upper, number), other)| (None, Some(*upper), target(number, other)));
-        let both = self.nodes.values().flat_map(|node| &node.by_lower);
-        let both = both.map(|((lower, number), other)| (Some(*lower), Some(other.bound), target(number, other)));
-        upwards.chain(downwards).chain(both).map(|(lower, upper, target)| Range { lower, upper, target }).collect()
+            self.downwards.iter().map(|((upper, number), other)| (None, Some(*upper), target(*number, other)));
+        let one_sided = upwards.chain(downwards).map(|(lower, upper, target)| Range { lower, upper, target });
+        one_sided.chain(self.nodes.values().flat_map(|node| node.all()).map(|listed| listed.range())).collect()
     }
 }
 

@@ -10,7 +10,7 @@
 //! - An entry stands in its bucket, or, if that was full, in one after it (around the end of the segment); every bucket that it has
 //!   passed counts it in `passed`.
 
-use crate::prefetch::prefetch;
+use crate::machine::{equal_to, prefetch};
 
 const BUCKETS: usize = 64;
 const PER_BUCKET: usize = 7;
@@ -60,11 +60,7 @@ impl Bucket {
     /// Bits of the places whose tag is this one.
     #[inline]
     fn places_of(&self, tag: u32) -> u32 {
-        let mut places = 0;
-        for (place, other) in self.tags.iter().enumerate() {
-            places |= u32::from(*other == tag) << place;
-        }
-        places & ((1 << PER_BUCKET) - 1)
+        equal_to(&self.tags, tag) & ((1 << PER_BUCKET) - 1)
     }
 }
 
@@ -167,6 +163,32 @@ impl Table {
             return None;
         }
         self.stash.iter().find(|(other, number)| *other == tag && each(*number)).map(|(_, number)| *number)
+    }
+
+    /// Calls `each` with all numbers under this tag.
+    #[inline]
+    pub(crate) fn candidates(&self, tag: u32, each: &mut impl FnMut(u32)) {
+        let Some(segment) = self.segment(tag) else { return };
+        let bucket = &segment.buckets[tag as usize % BUCKETS];
+        let mut places = bucket.places_of(tag);
+        // An empty place has a tag of zero.
+        if bucket.tags[PER_BUCKET] == 0 && tag != 0 && self.stash.is_empty() {
+            while places != 0 {
+                each(bucket.numbers[places.trailing_zeros() as usize & PER_BUCKET]);
+                places &= places - 1;
+            }
+            return;
+        }
+        self.candidates_further(tag, each);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn candidates_further(&self, tag: u32, each: &mut impl FnMut(u32)) {
+        self.find(tag, |number| {
+            each(number);
+            false
+        });
     }
 
     pub(crate) fn insert(&mut self, tag: u32, number: u32) {

@@ -6,11 +6,11 @@
 use bson::RawDocument;
 
 use crate::key::kind;
-use crate::paths::{ID, NO_NODE, Paths, ROOT};
+use crate::paths::{ID, NO_NODE, Paths, ROOT, place};
 use crate::places::Masks;
 
 /// A value of a node: its type, and where its bytes are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) node: u32,
     pub(crate) kind: u8,
@@ -20,6 +20,8 @@ pub(crate) struct Found {
     pub(crate) length: u32,
     /// The probes that were made of it, from the first to before the second.
     pub(crate) probes: (u32, u32),
+    /// The same of what was reached without a probe.
+    pub(crate) reached: (u32, u32),
 }
 
 impl Found {
@@ -48,78 +50,89 @@ struct Walk<'w> {
 impl Walk<'_> {
     /// The document from `start` to before `end`. Nests no deeper than the paths that are asked for.
     fn document(&mut self, start: usize, end: usize, parent: u32) -> Option<()> {
-        let bytes = self.bytes;
         // Four bytes of length, elements, and a NUL.
-        let last = end.checked_sub(1)?;
-        let mut at = start + 4;
-        if at > last || bytes[last] != 0 {
+        let (zero, inside) = self.bytes.get(start..end)?.split_last()?;
+        let mut rest = inside.get(4..)?;
+        if *zero != 0 {
             return None;
         }
-        let mut guess = self.paths.hot(parent).child;
+        let last = end - 1;
+        let (any, values) = (self.masks.any, self.masks.values);
+        let mut guess = self.paths.hot()[parent as usize].child;
         let mut previous = NO_NODE;
-        while at < last {
-            let kind = bytes[at];
-            let (word, length) = name_at(bytes, at + 1, last)?;
-            let name = &bytes[at + 1..at + 1 + length];
-            let value = at + length + 2;
-            let size = size_of_value(kind, bytes.get(value..last)?)?;
-            at = value + size;
-            if at > last {
-                return None;
+        while let Some((&kind, named)) = rest.split_first() {
+            let (word, length) = name_of(named)?;
+            let value = named.get(length + 1..)?;
+            let size = size_of_value(kind, value)?;
+            let at = last - value.len();
+            rest = value.get(size..)?;
+            let hot = self.paths.hot();
+            let mut node = guess;
+            let guessed = hot.get(node as usize).is_some_and(|hot| hot.is(word, place(parent, length)));
+            if !guessed || length > 8 {
+                let Some(found) = self.find(parent, word, &named[..length], guess, previous) else { continue };
+                node = found;
             }
-            let node = if guess != NO_NODE && self.paths.is(guess, parent, word, name) {
-                guess
-            } else {
-                let Some(node) = self.paths.child(parent, word, name) else { continue };
-                // Documents of a collection mostly have their fields in one order.
-                match previous {
-                    NO_NODE => self.paths.hot_mut(parent).child = node,
-                    previous => self.paths.hot_mut(previous).next = node,
-                }
-                node
-            };
             previous = node;
-            let hot = self.paths.hot_mut(node);
+            let hot = &mut self.paths.hot()[node as usize];
             guess = hot.next;
             let bit = 1 << (node % 64);
-            if self.masks.any & bit == 0 || hot.stamp == self.stamp {
+            if any & bit == 0 || hot.stamp == self.stamp {
                 continue;
             }
             hot.stamp = self.stamp;
-            if self.masks.values & bit != 0 {
-                let (start, length) = (value as u32, size as u32);
-                self.founds.push(Found { node, kind, beside: false, start, length, probes: (0, 0) });
+            if values & bit != 0 {
+                let (start, length) = (at as u32, size as u32);
+                self.founds.push(Found { node, kind, beside: false, start, length, ..Found::default() });
             }
             if kind == kind::DOCUMENT && self.masks.inner & bit != 0 {
-                self.document(value, value + size, node)?;
+                self.document(at, at + size, node)?;
             }
         }
         Some(())
     }
+
+    /// The node of a name, where the guess was wrong or isn't enough. Apart, so that it takes no registers from the walk.
+    #[inline(never)]
+    fn find(&mut self, parent: u32, word: u64, name: &[u8], guess: u32, previous: u32) -> Option<u32> {
+        if guess != NO_NODE && self.paths.is(guess, parent, word, name) {
+            return Some(guess);
+        }
+        let node = self.paths.child(parent, word, name)?;
+        // Documents of a collection mostly have their fields in one order.
+        match previous {
+            NO_NODE => self.paths.hot()[parent as usize].child = node,
+            previous => self.paths.hot()[previous as usize].next = node,
+        }
+        Some(node)
+    }
 }
 
-/// The first eight bytes of the name at this place, and its length. None where it doesn't end before `last`, or is no text.
+/// The first eight bytes of the name that this begins with, and its length. None where it doesn't end, or is no text.
 #[inline]
-fn name_at(bytes: &[u8], at: usize, last: usize) -> Option<(u64, usize)> {
-    if let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+fn name_of(named: &[u8]) -> Option<(u64, usize)> {
+    if let Some(chunk) = named.first_chunk() {
         let word = u64::from_le_bytes(*chunk);
         // The lowest byte that is zero has its upper bit set here ("Determine if a word has a zero byte", Sean Anderson's Bit
         // Twiddling Hacks).
         let zeros = word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080;
         if zeros != 0 {
+            let word = word & !(u64::MAX << (8 * (zeros.trailing_zeros() / 8)));
             let length = zeros.trailing_zeros() as usize / 8;
-            let word = word & !(u64::MAX << (8 * length));
-            let is_text = word & 0x8080_8080_8080_8080 == 0 || std::str::from_utf8(&bytes[at..at + length]).is_ok();
-            return (is_text && at + length < last).then_some((word, length));
+            if word & 0x8080_8080_8080_8080 == 0 || std::str::from_utf8(&named[..length]).is_ok() {
+                return Some((word, length));
+            }
+            return None;
         }
     }
-    name_at_slowly(bytes, at, last)
+    name_slowly(named)
 }
 
 #[cold]
-fn name_at_slowly(bytes: &[u8], at: usize, last: usize) -> Option<(u64, usize)> {
-    let length = bytes.get(at..last)?.iter().position(|byte| *byte == 0)?;
-    let name = std::str::from_utf8(&bytes[at..at + length]).ok()?;
+#[inline(never)]
+fn name_slowly(named: &[u8]) -> Option<(u64, usize)> {
+    let length = named.iter().position(|byte| *byte == 0)?;
+    let name = std::str::from_utf8(&named[..length]).ok()?;
     Some((crate::paths::word_of(name), length))
 }
 
@@ -184,7 +197,7 @@ pub(crate) fn elements(array: &[u8], mut each: impl FnMut(u8, usize, usize)) -> 
     let mut at = 4;
     while at < last {
         let kind = array[at];
-        let Some((_, length)) = name_at(array, at + 1, last) else { return false };
+        let Some((_, length)) = array.get(at + 1..last).and_then(name_of) else { return false };
         let value = at + length + 2;
         let Some(size) = array.get(value..last).and_then(|rest| size_of_value(kind, rest)) else { return false };
         at = value + size;
@@ -202,7 +215,7 @@ pub(crate) fn found_beside(node: u32, stored: &[u8], beside: &mut Vec<u8>) -> Op
     let start = u32::try_from(beside.len()).ok()?;
     beside.extend_from_slice(value);
     let length = u32::try_from(value.len()).ok()?;
-    Some(Found { node, kind: *kind, beside: true, start, length, probes: (0, 0) })
+    Some(Found { node, kind: *kind, beside: true, start, length, ..Found::default() })
 }
 
 /// The same by `field`, name by name, for these nodes.
