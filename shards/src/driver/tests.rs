@@ -2,6 +2,7 @@
 
 mod client;
 mod executors;
+mod filters;
 mod node;
 mod sessions;
 mod tiny;

@@ -268,7 +268,7 @@ fn models(mutant: Option<Mutant>) -> impl Iterator<Item = Model> {
     };
     [
         model(place, &[3], 2, 2, roomy),
-        model(place, &[3], 2, 2, full),
+        model(place, &[3], 1, 2, full),
         model(document, &[3], 1, 1, roomy),
         model(place, &[3, 1], 1, 1, roomy),
         model(place, &[2, 2], 1, 1, full),

@@ -266,3 +266,54 @@ proptest! {
         }
     }
 }
+
+/// `cargo test --release -p shards ten_million -- --ignored --nocapture`
+#[test]
+#[ignore = "tells what ten million keys cost, for which it takes a release build and some seconds"]
+fn what_ten_million_keys_cost() {
+    const KEYS: u64 = 10_000_000;
+    let mut filter = Filter::new(FilterConfig::default(), SEED);
+    let mut longest = [std::time::Duration::ZERO; 2];
+    let mut timed = |which: usize, work: &mut dyn FnMut()| {
+        let began = std::time::Instant::now();
+        work();
+        longest[which] = longest[which].max(began.elapsed());
+    };
+    let began = std::time::Instant::now();
+    for key in 0..KEYS {
+        timed(0, &mut || _ = filter.add(FilterKey(10 + key)));
+        if key % 1_000 == 0 {
+            _ = filter.take();
+        }
+    }
+    println!(
+        "adding: {:.0} ns a key, two looks at the clock included",
+        began.elapsed().as_nanos() as f64 / KEYS as f64
+    );
+    println!("{:.1} bytes a key on the shard", filter.keys.bytes() as f64 / KEYS as f64);
+    let (mut steps, mut order) = (0, None);
+    let began = std::time::Instant::now();
+    while order.is_none() {
+        steps += 1;
+        timed(1, &mut || {
+            if let FilterStep::Build(build) = filter.step(0) {
+                order = Some(build);
+            }
+        });
+    }
+    println!("capturing: {steps} steps, {:?} in all", began.elapsed());
+    let began = std::time::Instant::now();
+    let built = order.unwrap().run();
+    println!("building: {:?}, {built:?}", began.elapsed());
+    let began = std::time::Instant::now();
+    filter.built(built, 0);
+    println!("swapping: {:?}", began.elapsed());
+    println!("longest: to add {:?}, to capture a step {:?}", longest[0], longest[1]);
+    let began = std::time::Instant::now();
+    for key in 0..1_000_000 {
+        filter.remove(FilterKey(10 + key));
+        filter.add(FilterKey(10 + key));
+    }
+    println!("removing and adding again: {:?} a pair", began.elapsed() / 1_000_000);
+    assert!(!filter.take().unwrap().everything);
+}
