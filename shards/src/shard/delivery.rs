@@ -44,6 +44,8 @@ impl Shard {
             debug_assert!(written > 0 || session.queue.is_empty(), "something waits and nothing was written");
             if written == 0 {
                 session.ready_told = false;
+                // What a storm made large is given back.
+                session.queue.shrink_to(QUEUE_KEPT);
             }
         }
         written
@@ -265,6 +267,8 @@ impl Part {
     }
 }
 
+/// Places of a session's queue that stay, used or not.
+const QUEUE_KEPT: usize = 4_096;
 /// Targets of one event, or of one gap. More go into several: each is a body of its own, which must fit into a frame with two
 /// documents of the source's largest size.
 const TARGETS_PER_EVENT_MAX: usize = if cfg!(test) { 1_000 } else { 1 << 20 };

@@ -115,6 +115,8 @@ impl Shard {
             self.expiry_check_at = self.time + self.config.expiry_check_ms;
             self.start_check();
         }
+        self.give_credit();
+        self.slice(out);
         for gateway in self.gateways.ids() {
             self.answer_on_credit(gateway, out);
             self.check_received(gateway, out);

@@ -111,12 +111,16 @@ impl Shard {
     }
 
     /// Does a slice of the work that waits. To be called once in each round of inputs, and again as long as it says true, other
-    /// inputs in between. It also gives inputs new credit.
+    /// inputs in between. It also gives inputs new credit. An [`Input::Tick`](crate::Input::Tick) does a slice, too.
     pub fn work(&mut self, now: Millis, out: &mut Vec<Output>) -> bool {
         self.set_time(now);
-        self.credit = Units::new(self.config.slice_units);
+        self.give_credit();
         self.slice(out);
         self.has_work()
+    }
+
+    pub(super) fn give_credit(&mut self) {
+        self.credit = Units::new(self.config.slice_units);
     }
 
     pub(super) fn slice(&mut self, out: &mut Vec<Output>) {

@@ -52,6 +52,7 @@ fn node(text: &str) -> Node {
                 let now = Millis(clock.load(Relaxed));
                 shard.handle(Input::Tick, now, &mut outputs);
                 shard.handle(Input::Command(command), now, &mut outputs);
+                while shard.work(now, &mut outputs) {}
                 let shard = index as u16;
                 for output in outputs.drain(..) {
                     let message = match output {
