@@ -7,12 +7,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unsure;
 
-/// Bytes of an element; those of its value aren't looked into.
+/// An element that was passed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Element<'a> {
     pub(super) kind: u8,
     pub(super) name: &'a [u8],
-    pub(super) value: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +45,12 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// Bytes of the elements that are left.
+    #[inline(always)]
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Whether the next element has this name; `head` is what [`Self::head`] gives.
     #[inline(always)]
     pub(super) fn is_named(&self, head: u64, name: &Name) -> bool {
@@ -69,10 +74,15 @@ impl<'a> Elements<'a> {
 
     #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<Element<'a>>, Unsure> {
+        Ok(self.next_with_value()?.map(|(element, _)| element))
+    }
+
+    #[inline(always)]
+    fn next_with_value(&mut self) -> Result<Option<(Element<'a>, &'a [u8])>, Unsure> {
         let Some((&kind, named)) = self.rest.split_first() else { return Ok(None) };
         let length = name_length(named)?;
         let value = self.value(kind, &named[length + 1..])?;
-        Ok(Some(Element { kind, name: &named[..length], value }))
+        Ok(Some((Element { kind, name: &named[..length] }, value)))
     }
 
     #[inline(always)]
@@ -303,7 +313,7 @@ pub(super) mod tests {
         let theirs = RawDocument::from_bytes(document).expect("a document that is well-formed outside");
         let mut theirs = theirs.iter_elements();
         loop {
-            let element = match elements.next() {
+            let (element, value) = match elements.next_with_value() {
                 Err(Unsure) => return false,
                 Ok(None) => {
                     assert!(theirs.next().is_none(), "{document:?}");
@@ -313,9 +323,9 @@ pub(super) mod tests {
             };
             let expected = theirs.next().expect("an element").expect("a well-formed one");
             assert_eq!(element.name, expected.key().as_str().as_bytes(), "{document:?}");
-            assert_eq!((element.kind, element.value.len()), (expected.element_type() as u8, expected.size()));
+            assert_eq!((element.kind, value.len()), (expected.element_type() as u8, expected.size()));
             if element.kind == kind::STRING {
-                let text = text(element.value).and_then(|text| std::str::from_utf8(text).ok());
+                let text = text(value).and_then(|text| std::str::from_utf8(text).ok());
                 let expected = expected.value();
                 assert_eq!(text, expected.as_ref().ok().and_then(|value| value.as_str()), "{document:?}");
             }

@@ -107,6 +107,7 @@ impl<'a> RawEvent<'a> {
     ///
     /// # Errors
     /// When it isn't BSON. Fields that are missing are found out by whoever needs them.
+    #[inline(always)]
     pub fn parse(event: &'a [u8]) -> Result<Self, Malformed> {
         Self::quickly(event).or_else(|Unsure| Self::carefully(event))
     }
@@ -275,11 +276,15 @@ pub(super) fn document(bytes: &[u8]) -> Option<&RawDocument> {
 type Namespace<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
 /// The texts `db` and `coll` of a namespace.
+#[inline(always)]
 fn namespace(ns: &[u8]) -> Namespace<'_> {
-    quick_namespace(ns).unwrap_or_else(|Unsure| {
-        let text = |name| field(document(ns)?, name)?.as_str().map(str::as_bytes);
-        (text("db"), text("coll"))
-    })
+    quick_namespace(ns).unwrap_or_else(|Unsure| any_namespace(ns))
+}
+
+#[inline(never)]
+fn any_namespace(ns: &[u8]) -> Namespace<'_> {
+    let text = |name| field(document(ns)?, name)?.as_str().map(str::as_bytes);
+    (text("db"), text("coll"))
 }
 
 /// Of a namespace with nothing else in it.
@@ -288,10 +293,8 @@ fn quick_namespace(ns: &[u8]) -> Result<Namespace<'_>, Unsure> {
     let mut elements = Elements::of(ns)?;
     let database = elements.take(b"\x02db\0")?.and_then(text);
     let collection = elements.take(b"\x02coll\0")?.and_then(text);
-    match elements.next()? {
-        None if database.is_some() => Ok((database, collection)),
-        _ => Err(Unsure),
-    }
+    let is_all = database.is_some() && elements.left() == 0;
+    if is_all { Ok((database, collection)) } else { Err(Unsure) }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use wire::{GapReason, Operation, PlaceHash, Position};
 use super::{
     elements::has_byte,
     event::{Key, Malformed, RawEvent, Verb, document},
-    root::Names,
+    root::{Names, Root},
 };
 
 /// What becomes of one change event.
@@ -283,32 +283,31 @@ fn plain<'a>(fields: &RawEvent<'a>, found: &mut Found<'a>) -> Result<(), Malform
 #[inline(always)]
 fn nested<'a>(names: &Names, fields: &RawEvent<'a>, found: &mut Found<'a>) -> Option<Skip> {
     let key = found.key.text();
+    let mut after = Root::default();
     if let Some(document) = fields.after
         && found.operation != Operation::Delete
     {
-        let root = names.root(document);
-        if root.tenant.is_some_and(|tenant| !may_be_of(key, tenant)) {
+        after = names.root(document);
+        if after.tenant.is_some_and(|tenant| !may_be_of(key, tenant)) {
             return Some(Skip::TenantMismatch);
         }
-        if let (Some(tenant), Some(collection)) = (root.tenant, root.collection) {
+        if let (Some(tenant), Some(collection)) = (after.tenant, after.collection) {
             found.after = Placed { place: PlaceHash::of_bytes(tenant, collection), tenant, collection, document };
         }
     }
     if let Some(document) = fields.before {
-        let root = names.root(document);
-        if let (Some(tenant), Some(collection)) = (root.tenant, root.collection)
-            && found.after.is_there()
-            && found.after.tenant == tenant
-            && found.after.collection == collection
-        {
+        if found.after.is_there() && after.is_that_of(found.after.document, document) {
             found.before = Placed { document, ..found.after };
             return None;
         }
+        let root = names.root(document);
         if root.tenant.is_some_and(|tenant| !may_be_of(key, tenant)) {
             return Some(Skip::TenantMismatch);
         }
         if let (Some(tenant), Some(collection)) = (root.tenant, root.collection) {
-            found.before = Placed { place: PlaceHash::of_bytes(tenant, collection), tenant, collection, document };
+            let is_same = found.after.is_there() && (after.tenant, after.collection) == (root.tenant, root.collection);
+            let place = if is_same { found.after.place } else { PlaceHash::of_bytes(tenant, collection) };
+            found.before = Placed { place, tenant, collection, document };
         }
     }
     if !found.after.is_there() && !found.before.is_there() {

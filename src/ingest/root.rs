@@ -15,6 +15,21 @@ use super::{
 pub(super) struct Root<'a> {
     pub(super) tenant: Option<&'a [u8]>,
     pub(super) collection: Option<&'a [u8]>,
+    /// Bytes from the document's start that decide it, whatever follows them; 0 where that isn't known.
+    decided_by: usize,
+}
+
+impl Root<'_> {
+    /// Whether that of `other` is the same, since it begins as `image` does, whose root this is. Most changes leave the fields in
+    /// front as they were.
+    #[inline(always)]
+    pub(super) fn is_that_of(&self, image: &[u8], other: &[u8]) -> bool {
+        let decisive = 4..self.decided_by;
+        self.decided_by != 0
+            && other.len() > self.decided_by
+            && Elements::of(other).is_ok()
+            && other.get(decisive.clone()) == image.get(decisive)
+    }
 }
 
 /// The names to look for, made ready to be compared.
@@ -53,7 +68,13 @@ impl Names {
                     Some(_) => continue,
                 }
             };
-            let rank = better.iter().position(|name| elements.is_named(head, name));
+            let mut rank = None;
+            for (at, name) in better.iter().enumerate() {
+                if elements.is_named(head, name) {
+                    rank = Some(at);
+                    break;
+                }
+            }
             let is_collection = collection.is_none() && elements.is_named(head, &self.collection);
             let name = match rank {
                 Some(rank) => &better[rank],
@@ -74,7 +95,9 @@ impl Names {
                 collection = Some(text);
             }
         }
-        Ok(Root { tenant, collection: collection.flatten() })
+        let is_decided = better.is_empty() && collection.is_some();
+        let decided_by = if is_decided { image.len() - 1 - elements.left() } else { 0 };
+        Ok(Root { tenant, collection: collection.flatten(), decided_by })
     }
 
     fn has(&self, name: &[u8]) -> bool {
@@ -85,7 +108,7 @@ impl Names {
     fn one_by_one<'a>(&self, image: &'a [u8]) -> Root<'a> {
         let Some(document) = document(image) else { return Root::default() };
         let text = |name: &Name| field(document, name.text())?.as_str().map(str::as_bytes);
-        Root { tenant: self.tenant.iter().find_map(text), collection: text(&self.collection) }
+        Root { tenant: self.tenant.iter().find_map(text), collection: text(&self.collection), decided_by: 0 }
     }
 }
 
@@ -150,21 +173,30 @@ mod tests {
         for nested in names() {
             let names = Names::of(&nested);
             let mut sure = 0;
-            let mut check = |image: &[u8]| {
-                let expected = names.one_by_one(image);
-                assert_eq!(names.root(image), expected, "{image:?}");
+            let mut same = 0;
+            let of = |root: Root<'_>| (root.tenant.map(<[u8]>::to_vec), root.collection.map(<[u8]>::to_vec));
+            let mut check = |image: &[u8], before: &[u8]| {
+                let expected = of(names.one_by_one(image));
+                let root = names.root(image);
+                assert_eq!(of(root), expected, "{image:?}");
                 if let Ok(found) = names.in_one_walk(image) {
-                    assert_eq!(found, expected, "{image:?}");
+                    assert_eq!(of(found), expected, "{image:?}");
                     sure += 1;
+                }
+                if root.is_that_of(image, before) {
+                    assert_eq!(of(names.one_by_one(before)), expected, "{image:?} {before:?}");
+                    same += 1;
                 }
             };
             for image in &images {
-                check(image);
+                check(image, image);
                 for _ in 0..10 {
-                    check(&broken(image, &mut random));
+                    let broken = broken(image, &mut random);
+                    check(&broken, image);
+                    check(image, &broken);
                 }
             }
-            assert!(sure > 5_000, "{sure}");
+            assert!(sure > 5_000 && same > 100, "{sure} {same}");
         }
     }
 
@@ -184,6 +216,7 @@ mod tests {
             let expected = Root {
                 tenant: mapping.tenant(raw).map(str::as_bytes),
                 collection: mapping.collection(raw).map(str::as_bytes),
+                decided_by: names.root(&bytes).decided_by,
             };
             assert_eq!(names.root(&bytes), expected);
         }

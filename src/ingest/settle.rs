@@ -84,6 +84,7 @@ impl Settlement {
     }
 
     /// The event at `position` has been read.
+    #[inline]
     pub fn read(&mut self, position: Position, token: Option<&[u8]>) {
         debug_assert!(self.latest.position.is_covered_by(&position), "tokens are recorded in the order of positions");
         self.latest.set(position, token);

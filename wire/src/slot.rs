@@ -17,6 +17,7 @@ impl PlaceHash {
     }
 
     /// The same, of names whose bytes are at hand.
+    #[inline]
     pub fn of_bytes(tenant: &[u8], collection: &[u8]) -> Self {
         /// Nearly all names are shorter together. In one piece they are hashed at once, which costs a fraction of a hash in parts.
         const IN_ONE_PIECE: usize = 128;
