@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use serde_json::Value;
 
-use crate::harness::{Process, Runtime, SHARDS, Setup};
+use crate::support::{Runtime, SHARDS, setup::Setup};
 
 /// Threads of a process by name, each with the cores that it is allowed.
 fn threads(process: u32) -> BTreeMap<String, Vec<usize>> {
@@ -49,7 +49,7 @@ fn rings(process: u32) -> usize {
 }
 
 async fn check(setup: &Setup, shards: usize) {
-    let process = Process::start(setup).await;
+    let process = setup.start_process().await;
     let topology = setup.api().topology().await;
     let threads = threads(process.id());
     println!("{threads:?}");
@@ -93,13 +93,13 @@ async fn automatic_cores(runtime: Runtime) {
     check(&setup, shards).await;
 }
 
-crate::harness::on_both_runtimes!(chosen_cores, automatic_cores, an_idle_node_sleeps);
+crate::support::on_both_runtimes!(chosen_cores, automatic_cores, an_idle_node_sleeps);
 
 /// Prints what it uses. Nothing is asserted but that it doesn't spin: the machine may be busy with other tests.
 async fn an_idle_node_sleeps(runtime: Runtime) {
     const SECONDS: u64 = 2;
     let setup = Setup::new(runtime);
-    let process = Process::start(&setup).await;
+    let process = setup.start_process().await;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     let before = cpu_ticks(process.id());
     tokio::time::sleep(std::time::Duration::from_secs(SECONDS)).await;

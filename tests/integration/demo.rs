@@ -11,14 +11,14 @@ use streamer::{
     demo::{self, DemoOptions, Fault, Report},
 };
 
-use crate::harness::{BINARY, Runtime, SHARDS, cores_of_shards};
+use crate::support::{Runtime, SHARDS, cores, process::BINARY};
 
 fn run(runtime: Runtime, seconds: u64, fault: Option<Fault>) -> Report {
     let options = DemoOptions {
         duration: Duration::from_secs(seconds),
         rate: 2_000,
         subscriptions: 600,
-        shards: cores_of_shards(SHARDS),
+        shards: cores(SHARDS),
         runtime: match runtime {
             Runtime::Glommio => config::Runtime::Glommio,
             Runtime::Tokio => config::Runtime::Tokio,
@@ -74,7 +74,7 @@ fn finds_each_fault_and_no_other() {
 fn prints_one_json_object() {
     let output = Command::new(BINARY)
         .args(["demo", "--seconds", "2", "--rate", "1000", "--subscriptions", "300", "--json"])
-        .args(["--shards", &cores_of_shards(SHARDS)])
+        .args(["--shards", &cores(SHARDS)])
         .stdin(Stdio::null())
         .output()
         .unwrap();

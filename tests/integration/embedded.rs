@@ -9,9 +9,15 @@ use bson::Bson;
 use serde_json::{Value, json};
 use streamer_gateway::{AppEvent, Change, CloseReason, Gateway, Operation, Subscription, Transition};
 
-use crate::harness::{
-    Api, BINARY, Process, Running, Runtime, Setup, block_on, document_path, key, next_change, next_event,
-    on_both_runtimes, until, wait_live,
+use crate::support::{
+    Runtime,
+    api::{Api, document_path},
+    block_on,
+    gateway::{key, next_change, next_event, wait_live},
+    on_both_runtimes,
+    process::BINARY,
+    setup::{Running, Setup},
+    until,
 };
 
 on_both_runtimes!(documents_are_written_over_http, subscriptions_registered_over_http);
@@ -231,7 +237,7 @@ fn run_tap_and_put() {
     block_on(async {
         const COUNT: usize = 3;
         let setup = Setup::new(Runtime::Tokio);
-        let process = Process::start(&setup).await;
+        let process = setup.start_process().await;
         let mut tap = Command::new(BINARY)
             .args(["tap", "--http", setup.url().strip_prefix("http://").unwrap(), "--json"])
             .args(["--tenant", "acme", "--collection", "messages", "--count", &COUNT.to_string()])

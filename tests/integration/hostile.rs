@@ -10,11 +10,16 @@ use wire::{
 };
 
 use crate::{
-    harness::{
-        Api, Running, Runtime, SHARDS, Setup, block_on, key, next_change, next_event, number, on_both_runtimes, until,
-        wait_live, within,
-    },
     raw::{Client, code_of, collection_of_shard, dial, encoded, hello, item},
+    support::{
+        Runtime, SHARDS,
+        api::Api,
+        block_on,
+        gateway::{key, next_change, next_event, number, wait_live},
+        on_both_runtimes,
+        setup::{Running, Setup},
+        until, within,
+    },
 };
 
 on_both_runtimes!(bytes_that_are_not_the_protocol, packets_that_are_not_quic, too_many_requests_at_once);
@@ -49,7 +54,7 @@ impl Healthy {
         }
         let status = self.gateway.status();
         assert_eq!(status.counters.reconnects, 0, "after {after}");
-        assert!(self.api.is_ready().await, "after {after}");
+        assert!(self.api.is_well("/health/ready").await, "after {after}");
     }
 }
 
@@ -425,7 +430,7 @@ fn requests_that_http_refuses() {
         if let Ok((status, answer)) = other.try_call("POST", registry, "x".repeat(5 << 20)).await {
             assert_eq!((status, &answer["code"]), (413, &json!("INVALID_REQUEST")), "{answer}");
         }
-        assert!(api.is_ready().await);
+        assert!(api.is_well("/health/ready").await);
         node.stop().await;
     });
 }

@@ -6,7 +6,6 @@
 mod affinity;
 mod demo;
 mod embedded;
-mod harness;
 mod hostile;
 mod mongodb;
 mod raw;

@@ -10,7 +10,7 @@ use wire::{
     SubscriptionKey, encode_request,
 };
 
-use crate::harness::{Setup, within};
+use crate::support::{setup::Setup, within};
 
 pub(crate) struct Client {
     pub(crate) connection: Connection,

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use streamer_gateway::{AppEvent, Event, Gateway, GatewayBuilder, ResyncReason, SavedPositions, Subscription};
 
-use crate::harness::{
-    Process, Running, Runtime, Setup, next_event, number, on_both_runtimes, until, wait_live, within,
+use crate::support::{
+    Runtime, block_on,
+    gateway::{next_event, number, wait_live},
+    on_both_runtimes,
+    setup::{Running, Setup},
+    until, within,
 };
 
 on_both_runtimes!(a_gateway_that_stays, a_gateway_that_keeps_positions, killed_with_unacked_deliveries);
@@ -150,7 +154,7 @@ async fn a_gateway_that_keeps_positions(runtime: Runtime) {
 async fn killed_with_unacked_deliveries(runtime: Runtime) {
     const EACH: i64 = 30;
     let mut setup = Setup::new(runtime).with(SECTIONS).on_shards(STARTS[0]);
-    let mut process = Process::start(&setup).await;
+    let mut process = setup.start_process().await;
     let fingerprint = setup.api().fingerprint().await;
     let mut gateway = setup.gateway("edge", &fingerprint).manual_ack().connect().await.unwrap();
     subscriptions().for_each(|subscription| drop(gateway.subscribe(subscription).unwrap()));
@@ -171,7 +175,7 @@ async fn killed_with_unacked_deliveries(runtime: Runtime) {
         process.kill();
         // The second time with checkpoints that follow closely, where the first has hardly written one.
         setup = setup.on_shards(shards).with(checkpoints);
-        process = Process::start(&setup).await;
+        process = setup.start_process().await;
         write(&setup, written + 1..=written + EACH).await;
         written += EACH;
         take(&mut gateway, &mut given, COLLECTIONS.len() * written as usize).await;
@@ -230,5 +234,5 @@ async fn another_history(runtime: Runtime) {
 
 #[test]
 fn another_history_is_told() {
-    crate::harness::block_on(another_history(Runtime::Tokio));
+    block_on(another_history(Runtime::Tokio));
 }

@@ -6,10 +6,15 @@ use streamer_gateway::{AppEvent, Error, Gateway, Subscription, TerminalError};
 use wire::{ErrorCode, Reply};
 
 use crate::{
-    harness::{
-        Running, Runtime, Setup, block_on, document_path, key, next_change, next_event, on_both_runtimes, wait_live,
-    },
     raw::{Client, hello},
+    support::{
+        Runtime,
+        api::document_path,
+        block_on,
+        gateway::{key, next_change, next_event, wait_live},
+        on_both_runtimes,
+        setup::{Running, Setup},
+    },
 };
 
 /// `edge` may name the tenant `acme`, `wide` all of them.

@@ -7,8 +7,13 @@ use serde_json::{Value, json};
 use streamer_gateway::{AppEvent, Gateway, Subscription, Transition};
 use wire::ErrorCode;
 
-use crate::harness::{
-    Running, Runtime, SHARDS, Setup, document_path, next_change, next_event, number, on_both_runtimes, until, wait_live,
+use crate::support::{
+    Runtime, SHARDS,
+    api::document_path,
+    gateway::{next_change, next_event, number, wait_live},
+    on_both_runtimes,
+    setup::{Running, Setup},
+    until,
 };
 
 on_both_runtimes!(same_names_in_two_tenants, a_quota_accepts_exactly_what_it_says);

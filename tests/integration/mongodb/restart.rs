@@ -9,13 +9,15 @@ use super::{
     super::support::{
         cores,
         listener::Acks,
-        node::{NodeProcess, Settings, free_tcp_port, free_udp_ports},
+        node::Settings,
+        process::{NodeProcess, free_ports},
     },
     world::World,
 };
 
 const WRITES: usize = 25;
-const SHARDS_MAX: u16 = 5;
+/// Answered with 200 once every backend is read.
+const READY: &str = "/health/ready";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn syntrix() {
@@ -31,9 +33,9 @@ async fn nothing_is_lost_or_repeated(test: &str, profile: Profile) {
     let Some(mut world) = World::new(test, profile).await else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut settings = settings(&world, folder.path());
-    let node = NodeProcess::start(&settings).await;
-    node.wait_ready().await;
-    world.connect(&node.place().await, [Acks::Automatic, Acks::ByHand, Acks::ByHand]).await;
+    let mut node = settings.start_process().await;
+    node.answers(&settings.api(), READY).await;
+    world.connect(&settings.place().await, [Acks::Automatic, Acks::ByHand, Acks::ByHand]).await;
     live(&mut world).await;
 
     // As a service manager restarts it, now with five shards.
@@ -55,13 +57,13 @@ async fn nothing_is_lost_or_repeated(test: &str, profile: Profile) {
     node.kill();
     let missed = write_while_down(&mut world).await;
     settings.shards = cores(2);
-    let node = NodeProcess::start(&settings).await;
+    let mut node = settings.start_process().await;
     let last = world.listeners.pop().expect("there are three");
-    let place = node.place().await;
+    let place = settings.place().await;
     let restarted = last.restart(&place).await;
     assert!(restarted.forgotten > 0, "some changes were told, and not acked, before the Gateway was restarted");
     world.listeners.push(restarted);
-    node.wait_ready().await;
+    node.answers(&settings.api(), READY).await;
     world.wait_live().await;
     world.observe(missed).await;
     world.wait_delivered().await;
@@ -90,13 +92,14 @@ async fn nothing_is_lost_or_repeated(test: &str, profile: Profile) {
 }
 
 fn settings(world: &World, folder: &Path) -> Settings {
-    Settings { http_port: free_tcp_port(), quic_port: free_udp_ports(SHARDS_MAX), ..world.settings(folder, 2) }
+    let (http_port, quic_port) = free_ports();
+    Settings { http_port, quic_port, ..world.settings(folder, 2) }
 }
 
 /// Starts the node, and waits until it reads and the Gateways are back.
 async fn start(settings: &Settings, world: &mut World) -> NodeProcess {
-    let node = NodeProcess::start(settings).await;
-    node.wait_ready().await;
+    let mut node = settings.start_process().await;
+    node.answers(&settings.api(), READY).await;
     world.wait_live().await;
     node
 }

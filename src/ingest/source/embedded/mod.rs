@@ -94,7 +94,11 @@ impl Source for EmbeddedSource {
     fn identity(&self) -> BoxFuture<'_, Result<Identity, SourceError>> {
         let identity = Identity {
             lineage: self.store.lineage(),
-            description: format!("embedded store {:016x} in {}", self.store.shared().id(), self.store.folder().display()),
+            description: format!(
+                "embedded store {:016x} in {}",
+                self.store.shared().id(),
+                self.store.folder().display()
+            ),
             before_images: true,
         };
         futures::future::ready(Ok(identity)).boxed()
