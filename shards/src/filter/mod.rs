@@ -54,7 +54,7 @@ pub struct FilterConfig {
     pub delta_max: usize,
     /// Up to so many keys, the base is an exact set. Default 1,024.
     pub exact_max: usize,
-    /// Places for keys that are copied in one go while a capture goes on. Default 32,768, some 50 µs.
+    /// Places for keys that are copied in one go while a capture goes on. Default 8,192, some 50 µs.
     pub copied_max: usize,
     /// Of the changes that reach the shard, the share that only keys may let through that are gone; above it, a new base is asked
     /// for. Default 0.02.
@@ -69,7 +69,7 @@ impl Default for FilterConfig {
             delta_min: 1_024,
             delta_max: 131_072,
             exact_max: 1_024,
-            copied_max: 32_768,
+            copied_max: 8_192,
             false_positive_max: 0.02,
             measured_over: 8_192,
         }
