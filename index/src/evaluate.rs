@@ -4,7 +4,7 @@
 //! where not, it is evaluated to its end.
 
 use bson::RawDocument;
-use predicate::{Budget, Context, Outcome, Predicate};
+use predicate::{Budget, Context, Memo, Outcome, Predicate};
 
 use crate::key::raw_of;
 use crate::matching::{AFTER, BEFORE, Side, Touched, Work};
@@ -37,6 +37,8 @@ impl Evaluation<'_> {
             });
         }
         let mut left = self.rules.event_units_max;
+        // What the interpreter reads of an image is the same for all of them.
+        let memos = [Memo::default(), Memo::default()];
         for touched in touched.iter() {
             let rest = self.index.rests.get(touched.rest);
             let main = match self.event.main {
@@ -49,7 +51,8 @@ impl Evaluation<'_> {
                 if asked & mark == 0 {
                     return Verdict::Fails;
                 }
-                self.verdict(rest, mark, touched.sure & mark != 0, &mut left, &mut is_evaluated, counts)
+                let memo = &memos[usize::from(mark == AFTER)];
+                self.verdict(rest, mark, touched.sure & mark != 0, memo, &mut left, &mut is_evaluated, counts)
             };
             let (before, after) = (verdict(BEFORE), verdict(AFTER));
             counts.candidates += u64::from(is_evaluated);
@@ -59,11 +62,13 @@ impl Evaluation<'_> {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one verdict is its predicate, image and budget")]
     fn verdict(
         &self,
         rest: &Rest,
         mark: u8,
         mut is_sure: bool,
+        memo: &Memo,
         left: &mut u64,
         is_evaluated: &mut bool,
         counts: &mut Counts,
@@ -91,7 +96,7 @@ impl Evaluation<'_> {
             return Verdict::Holds;
         }
         let Some(predicate) = &rest.predicate else { return Verdict::Fails };
-        self.evaluate(rest, predicate, &image, side, is_sure, left, counts)
+        self.evaluate(rest, predicate, &image, side, is_sure, memo, left, counts)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one evaluation is its predicate, image and budget")]
@@ -102,6 +107,7 @@ impl Evaluation<'_> {
         image: &Image<'_>,
         side: Side,
         is_sure: bool,
+        memo: &Memo,
         left: &mut u64,
         counts: &mut Counts,
     ) -> Verdict {
@@ -118,9 +124,9 @@ impl Evaluation<'_> {
         let run = |units: u64| {
             let mut budget = Budget { units };
             let outcome = if is_sure && !rest.slow.is_empty() {
-                self.parts(rest, predicate, image.document, side, &context, &mut budget)
+                self.parts(rest, predicate, image.document, side, &context, memo, &mut budget)
             } else {
-                predicate.evaluate(image.document, &context, &mut budget)
+                predicate.evaluate_with(image.document, &context, Some(memo), &mut budget)
             };
             (outcome, units - budget.units)
         };
@@ -147,6 +153,7 @@ impl Evaluation<'_> {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one evaluation is its predicate, image and budget")]
     /// The parts that neither the anchors nor quick checks have decided.
     fn parts(
         &self,
@@ -155,6 +162,7 @@ impl Evaluation<'_> {
         image: &RawDocument,
         side: Side,
         context: &Context<'_>,
+        memo: &Memo,
         budget: &mut Budget,
     ) -> Outcome {
         let founds = side.founds(self.founds);
@@ -168,7 +176,7 @@ impl Evaluation<'_> {
                     let value = bytes.and_then(|(kind, value)| raw_of(kind, value, &mut room));
                     predicate.part_on_value(*part, value, budget)
                 }
-                None => predicate.part_on_image(*part, image, context, budget),
+                None => predicate.part_on_image_with(*part, image, context, Some(memo), budget),
             };
             match outcome {
                 Outcome::True => {}

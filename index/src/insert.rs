@@ -34,6 +34,9 @@ const NEW_NODE_COST: usize = 4;
 const RANGE_COST: usize = 16;
 const PREFIX_COST: usize = 8;
 
+/// Subscriptions of a partition that are looked through to make its bits of keys anew.
+const REMADE_MEMBERS_MAX: usize = 4_096;
+
 type Anchors<'p> = SmallVec<[&'p Anchor; 2]>;
 
 impl Index {
@@ -122,7 +125,7 @@ impl Index {
             }
             let Some(stored) = self.stored_id(tenant, collection, id) else { return Hang::Never };
             let Some((class, payload)) = stored.as_bytes().split_first() else { return Hang::Never };
-            let record = self.postings.open(document_at(*class), payload);
+            let (record, _) = self.postings.open(document_at(*class), payload);
             self.by_document += 1;
             return self.hang_rest(rest(), &[record]);
         }
@@ -248,7 +251,11 @@ impl Index {
 
     fn open_record(&mut self, partition: u32, node: u32, test: &AnchorTest) -> u32 {
         let (key, bytes) = key_of(partition, node, test);
-        self.postings.open(key, bytes)
+        let (record, is_new) = self.postings.open(key, bytes);
+        if let Some(tag) = is_new {
+            self.partitions.get_mut(partition).add_key(tag);
+        }
+        record
     }
 
     /// Takes up what has to be checked beside the anchors.
@@ -440,8 +447,29 @@ impl Index {
             class if class & ELEMENT != 0 => (Use::Element, 0),
             _ => (Use::Equal, 0),
         };
-        self.postings.close_if_empty(record);
+        if self.postings.close_if_empty(record) && self.partitions.get_mut(partition).remove_key() {
+            self.remake_keys(partition);
+        }
         self.release(partition, node, what);
+    }
+
+    /// Makes a partition's bits of keys anew. It has few keys; if many subscriptions share them, the work isn't worth it.
+    fn remake_keys(&mut self, partition: u32) {
+        if self.partitions.get(partition).members.len() > REMADE_MEMBERS_MAX {
+            return self.partitions.get_mut(partition).forget_keys();
+        }
+        let mut tags: Vec<u32> = Vec::new();
+        for slot in &self.partitions.get(partition).members {
+            match self.entries.get(*slot).map(|entry| entry.hang) {
+                Some(Hang::Sure { record, .. }) => tags.push(self.postings.tag(record)),
+                Some(Hang::Rest { rest }) => {
+                    let records = self.rests.get(rest).anchors.iter().map(|anchor| anchor.record);
+                    tags.extend(records.filter(|record| *record < NEAR).map(|record| self.postings.tag(record)));
+                }
+                _ => {}
+            }
+        }
+        self.partitions.get_mut(partition).set_keys(tags.into_iter());
     }
 
     fn open_partition(&mut self, tenant: &str, collection: &str) -> u32 {

@@ -25,6 +25,7 @@ mod matching;
 mod paths;
 mod places;
 mod postings;
+mod probe;
 mod range;
 mod rest;
 mod table;

@@ -58,8 +58,34 @@ pub(crate) struct NearRanges {
 /// Sets of ranges that a partition names itself; those of further nodes are looked up like values.
 pub(crate) const NEAR_MAX: usize = 16;
 
+/// Which keys a partition may have: a bit for each remainder of their tags. Most values of a document are none that anybody asks for, and
+/// are not even looked up. A partition of many keys may have any.
+#[derive(Clone, Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Keys {
+    bits: [u64; 8],
+}
+
+/// Keys of a partition, and keys that are gone since its bits were made, beyond which its bits tell nothing.
+pub(crate) const KEYS_MAX: u32 = 256;
+
+impl Keys {
+    #[inline]
+    pub(crate) fn may_have(&self, tag: u32) -> bool {
+        // The table takes the lowest bits and the highest ones.
+        self.bits[(tag >> 6) as usize % 8] >> (tag >> 9 & 63) & 1 == 1
+    }
+
+    fn add(&mut self, tag: u32) {
+        self.bits[(tag >> 6) as usize % 8] |= 1 << (tag >> 9 & 63);
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Partition {
+    pub(crate) keys: Keys,
+    keys_count: u32,
+    keys_gone: u32,
     pub(crate) place: PlaceHash,
     pub(crate) masks: Masks,
     /// Tenant and collection, one after the other.
@@ -92,6 +118,9 @@ impl Partition {
         names.extend_from_slice(tenant.as_bytes());
         names.extend_from_slice(collection.as_bytes());
         Self {
+            keys: Keys::default(),
+            keys_count: 0,
+            keys_gone: 0,
             place,
             masks: Masks::default(),
             names,
@@ -109,6 +138,7 @@ impl Partition {
     /// Announces that it will be looked at.
     #[inline]
     pub(crate) fn prefetch(&self) {
+        prefetch(&self.keys);
         prefetch(&self.place);
         prefetch(&self.masks.any);
         prefetch(&self.names);
@@ -135,6 +165,34 @@ impl Partition {
     fn text(&self, start: usize, end: usize) -> ByteString {
         // The names came as two texts.
         String::from_utf8_lossy(&self.names[start..end]).into_owned().into()
+    }
+
+    pub(crate) fn add_key(&mut self, tag: u32) {
+        self.keys_count += 1;
+        match self.keys_count {
+            0..KEYS_MAX => self.keys.add(tag),
+            _ => self.keys.bits = [u64::MAX; 8],
+        }
+    }
+
+    /// True when the bits tell so little that they should be made anew.
+    pub(crate) fn remove_key(&mut self) -> bool {
+        self.keys_count -= 1;
+        self.keys_gone += 1;
+        self.keys_gone >= KEYS_MAX / 2 && self.keys_count <= KEYS_MAX / 2
+    }
+
+    /// Lets the bits say that any key may be there.
+    pub(crate) fn forget_keys(&mut self) {
+        self.keys_gone = 0;
+        self.keys.bits = [u64::MAX; 8];
+    }
+
+    /// Makes the bits anew, from the tags of all keys.
+    pub(crate) fn set_keys(&mut self, tags: impl Iterator<Item = u32>) {
+        self.keys_gone = 0;
+        self.keys = Keys::default();
+        tags.for_each(|tag| self.keys.add(tag));
     }
 
     /// Nodes whose values are looked at, each once.

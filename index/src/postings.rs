@@ -146,11 +146,11 @@ impl Postings {
         self.table.find(at.tag(payload, &self.seeds), |record| self.is(record, at, payload, long))
     }
 
-    /// The record of a key, given by the bytes of its payload. A new one has no items yet, and must get one.
-    pub(crate) fn open(&mut self, at: At, bytes: &[u8]) -> u32 {
+    /// The record of a key, given by the bytes of its payload, and its tag if it is new: then it has no items yet, and must get one.
+    pub(crate) fn open(&mut self, at: At, bytes: &[u8]) -> (u32, Option<u32>) {
         let payload = Payload::of(bytes, &self.seeds);
         if let Some(record) = self.find(at, payload, bytes) {
-            return record;
+            return (record, None);
         }
         let mut kept = payload.0;
         if payload.is_long() {
@@ -162,8 +162,9 @@ impl Postings {
             payload: kept.to_le_bytes(),
             ..Record::default()
         });
-        self.table.insert(at.tag(payload, &self.seeds), record);
-        record
+        let tag = at.tag(payload, &self.seeds);
+        self.table.insert(tag, record);
+        (record, Some(tag))
     }
 
     #[inline]
@@ -183,19 +184,28 @@ impl Postings {
         }
     }
 
-    /// Takes a record away that nothing hangs on any more.
-    pub(crate) fn close_if_empty(&mut self, record: u32) {
+    /// The tag of a record's key.
+    pub(crate) fn tag(&self, record: u32) -> u32 {
         let known = self.records.get(record);
-        if !known.sure.is_none() || !known.rest.is_none() {
-            return;
-        }
-        let known = self.records.remove(record);
         let mut payload = known.payload();
         if payload.is_long() {
-            self.longs.remove((payload.0 >> 64) as u32);
             payload.0 &= !(u128::from(u32::MAX) << 64);
         }
-        self.table.remove(known.at().tag(payload, &self.seeds), record);
+        known.at().tag(payload, &self.seeds)
+    }
+
+    /// Takes a record away that nothing hangs on any more. Whether it was so.
+    pub(crate) fn close_if_empty(&mut self, record: u32) -> bool {
+        let known = self.records.get(record);
+        if !known.sure.is_none() || !known.rest.is_none() {
+            return false;
+        }
+        self.table.remove(self.tag(record), record);
+        let payload = self.records.remove(record).payload();
+        if payload.is_long() {
+            self.longs.remove((payload.0 >> 64) as u32);
+        }
+        true
     }
 
     #[inline]
