@@ -143,6 +143,11 @@ impl Subscription {
         self.has(LIVE)
     }
 
+    /// Whether there may be something rare about it: a floor, or entries that are skipped.
+    pub(crate) fn has_rare(&self) -> bool {
+        self.has(RARE)
+    }
+
     /// Whether an update after which a document no longer matches is told.
     pub(crate) fn transitions(&self) -> bool {
         self.has(TRANSITIONS)
@@ -485,18 +490,38 @@ impl Subscriptions {
         Some(self.rare_mut(id))
     }
 
+    /// An event for it has left the log, at a position of this history, see [`Subscriptions::history_of`].
+    #[inline]
+    pub(crate) fn advance_tail_in(&mut self, history: u32, id: SubId, position: &Position) {
+        if let Some(chunk) = self.chunks.get_mut(chunk_of(id.slot))
+            && chunk.places.get(place_of(id.slot)).is_some_and(|place| place.stamp == id.stamp && place.has(TAKEN))
+            && let Some(tail) = chunk.tails.get_mut(place_of(id.slot))
+            && tail.history == history
+        {
+            if (tail.time, tail.k) < position.order() {
+                *tail = Tail { time: position.time, k: position.k, history };
+            }
+        } else {
+            self.advance_tail(id, position);
+        }
+    }
+
+    /// The number of the history that a position is of.
+    pub(crate) fn history_of(&mut self, position: &Position) -> u32 {
+        let history = (position.backend, position.lineage);
+        let at = self.histories.iter().position(|known| *known == history).unwrap_or_else(|| {
+            self.histories.push(history);
+            self.histories.len() - 1
+        });
+        at as u32 + 1
+    }
+
     /// An event for it has left the log.
     pub(crate) fn advance_tail(&mut self, id: SubId, position: &Position) {
         if self.get(id).is_none() {
             return;
         }
-        let history = match self.histories.iter().position(|known| *known == (position.backend, position.lineage)) {
-            Some(at) => at as u32 + 1,
-            None => {
-                self.histories.push((position.backend, position.lineage));
-                self.histories.len() as u32
-            }
-        };
+        let history = self.history_of(position);
         let tails = &mut self.chunks[chunk_of(id.slot)].tails;
         if tails.is_empty() {
             tails.resize(CHUNK, Tail::default());

@@ -10,7 +10,7 @@
 //! - Entries come and go in one order, so what they are made of is cut from a few large pieces of memory.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use wire::{Certainty, EventBody, GapReason, Position, Transition};
 
@@ -35,11 +35,12 @@ pub(crate) struct LogLimits {
 }
 
 #[derive(Debug)]
-struct Entry {
-    position: Position,
-    previous: Option<Position>,
-    what: What,
-    unsettled: u32,
+pub(crate) struct Entry {
+    pub(crate) position: Position,
+    /// The last position of this backend that came before it.
+    pub(crate) previous: Option<Position>,
+    pub(crate) what: What,
+    pub(crate) unsettled: u32,
     targets: Run,
     /// Events, one for each group, as they are sent. Where there is more than one group, the ends of all of them stand before the first, as
     /// little-endian `u32`s that count from there.
@@ -47,18 +48,20 @@ struct Entry {
     groups: u32,
 }
 
-/// An entry of the log.
+/// An entry of the log, with its targets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EntryRef<'a> {
-    pub(crate) position: Position,
-    /// The last position of this backend that came before it.
-    pub(crate) previous: Option<Position>,
-    pub(crate) what: What,
-    pub(crate) unsettled: u32,
     pub(crate) targets: &'a [Target],
-    bodies: Run,
-    groups: u32,
+    entry: &'a Entry,
     log: &'a Log,
+}
+
+impl Deref for EntryRef<'_> {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        self.entry
+    }
 }
 
 /// An entry that is to be appended.
@@ -174,13 +177,13 @@ impl<'a> EntryRef<'a> {
     }
 
     pub(crate) fn groups(&self) -> u32 {
-        self.groups
+        self.entry.groups
     }
 
     /// What is sent of a group, see [`EventBody::encode`]. Empty for what has no groups.
     pub(crate) fn body(&self, group: u32) -> &'a [u8] {
-        let bodies = self.log.bodies.get(self.bodies);
-        match self.groups {
+        let bodies = self.log.bodies.get(self.entry.bodies);
+        match self.entry.groups {
             0 => &[],
             1 => bodies,
             groups => {
@@ -350,9 +353,8 @@ impl Log {
         usize::try_from(number.checked_sub(self.first)?).ok()
     }
 
-    fn seen(&self, entry: &Entry) -> EntryRef<'_> {
-        let Entry { position, previous, what, unsettled, targets, bodies, groups } = *entry;
-        EntryRef { position, previous, what, unsettled, targets: self.targets.get(targets), bodies, groups, log: self }
+    fn seen<'a>(&'a self, entry: &'a Entry) -> EntryRef<'a> {
+        EntryRef { targets: self.targets.get(entry.targets), entry, log: self }
     }
 }
 

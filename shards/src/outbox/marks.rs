@@ -28,6 +28,12 @@ impl Marks {
         self.received.covers(position)
     }
 
+    /// Takes a position in that [`Marks::has_received`] denies.
+    pub(crate) fn receive_next(&mut self, position: Position) {
+        debug_assert!(!self.has_received(&position), "{position} has come before");
+        self.received.set(position);
+    }
+
     pub(crate) fn receive(&mut self, position: Position) {
         self.received.advance(position);
     }

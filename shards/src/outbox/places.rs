@@ -9,14 +9,11 @@ use smallvec::SmallVec;
 pub(crate) struct Places(SmallVec<[Range<u32>; 2]>);
 
 impl Places {
-    /// Adds a place above all that are there.
-    pub(crate) fn push(&mut self, at: u32) {
-        match self.0.last_mut() {
-            Some(last) if last.end == at => last.end += 1,
-            last => {
-                debug_assert!(last.is_none_or(|last| last.end < at), "place {at} comes too late");
-                self.0.push(at..at + 1);
-            }
+    /// Adds a run, if it is one, behind all that are there.
+    pub(crate) fn push(&mut self, run: Range<u32>) {
+        debug_assert!(self.0.last().is_none_or(|last| last.end <= run.start), "{run:?} comes too late");
+        if !run.is_empty() {
+            self.0.push(run);
         }
     }
 
@@ -34,10 +31,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_make_a_run() {
+    fn runs_that_are_none_are_left_out() {
         let mut places = Places::default();
+        places.push(2..2);
         assert!(places.is_empty());
-        [3, 4, 5, 9, 11, 12].into_iter().for_each(|at| places.push(at));
+        [3..6, 9..9, 9..10, 11..13].into_iter().for_each(|run| places.push(run));
         assert_eq!(places.ranges().collect::<Vec<_>>(), [3..6, 9..10, 11..13]);
     }
 }

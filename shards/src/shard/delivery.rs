@@ -18,7 +18,11 @@ impl Shard {
         self.set_time(now);
         let Some(gateway) = self.session_of(connection) else { return 0 };
         let start = buf.len();
-        let seq_before = self.gateways.session(gateway).map_or(0, |session| session.last_seq);
+        let seq_before = self.gateways.session(gateway).map_or(0, |session| {
+            // Growing it by and by would copy what is there each time.
+            buf.reserve(session.waiting_bytes.min(bytes_max));
+            session.last_seq
+        });
         loop {
             let written = buf.len() - start;
             if written > 0 && written >= bytes_max {
@@ -207,17 +211,21 @@ impl Part {
         missed: &mut Vec<SubId>,
     ) -> Places {
         named.clear();
+        named.reserve(self.slice.range().len());
         let mut sent = Places::default();
-        let Some(number) = item.number() else { return sent };
+        let (number, marks, again) = match item {
+            Item::Live { number, marks, .. } => (*number, *marks, None),
+            Item::Replay { number, subs, .. } => (*number, u32::MAX, Some(subs)),
+            _ => return sent,
+        };
+        let handles = session.handles();
+        // The targets that are sent are nearly always neighbours.
+        let mut run = self.slice.start..self.slice.start;
         for (at, target) in (self.slice.start..).zip(&entry.targets[self.slice.range()]) {
             let Some(sub) = subs.get(target.sub) else { continue };
-            let Some(handle) = session.handle_of(sub) else { continue };
-            let is_for_it = match item {
-                Item::Replay { subs, .. } => subs.binary_search(&target.sub).is_ok(),
-                Item::Live { marks, .. } => sub.mark() <= *marks,
-                _ => false,
-            };
-            if !is_for_it || subs.is_skipped(target.sub, number) {
+            let Some(handle) = handles.of(sub) else { continue };
+            let is_for_it = sub.mark() <= marks && again.is_none_or(|subs| subs.binary_search(&target.sub).is_ok());
+            if !is_for_it || (sub.has_rare() && subs.is_skipped(target.sub, number)) {
                 continue;
             }
             let (transition, certainty) = (target.transition(), target.certainty());
@@ -226,9 +234,13 @@ impl Part {
                 missed.push(target.sub);
                 continue;
             }
-            sent.push(at);
+            if run.end != at {
+                sent.push(std::mem::replace(&mut run, at..at));
+            }
+            run.end = at + 1;
             named.push(Target { handle, transition, certainty });
         }
+        sent.push(run);
         sent
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use smallvec::SmallVec;
-use wire::{Certainty, EventBody, Operation, Positions, ResyncReason, Transition};
+use wire::{Certainty, EventBody, Operation, Position, Positions, ResyncReason, Transition};
 
 use super::Shard;
 use crate::index::{MatchCounts, Matched, Rules, Shown};
@@ -131,7 +131,8 @@ impl Shard {
     fn on_change(&mut self, batch: &mut Batch, at: usize, out: &mut Vec<Output>) {
         let change = &*batch.changes[at];
         // The same one may come twice in a batch.
-        if self.marks.has_received(&change.position) {
+        let previous = self.marks.received().get(change.position.backend).copied();
+        if previous.is_some_and(|previous| change.position.is_covered_by(&previous)) {
             self.stats.events_repeated += 1;
             return;
         }
@@ -148,8 +149,13 @@ impl Shard {
         batch.told.clear();
         for hit in hits {
             let Some((id, sub)) = self.subs.at(hit.slot) else { continue };
-            if !(sub.is_live() || self.wake(id, out)) || !self.subs.is_above_floor(id, &change.position) {
-                continue;
+            // Nearly all are live and have nothing else to be asked.
+            let is_plain = sub.is_live() && !sub.has_rare();
+            if !is_plain {
+                let is_live = sub.is_live() || self.wake(id, out);
+                if !is_live || !self.subs.is_above_floor(id, &change.position) {
+                    continue;
+                }
             }
             let Some((gateway, bound)) = self.whose(id) else { continue };
             let (transition, certainty, shown) = (hit.transition, hit.certainty, hit.shown);
@@ -161,10 +167,10 @@ impl Shard {
             batch.told.retain(|told| broken.binary_search(&told.sub).is_err());
         }
         if batch.told.is_empty() {
-            self.marks.receive(change.position);
+            self.marks.receive_next(change.position);
         } else {
             self.stats.events_matched += 1;
-            self.tell(change, &mut batch.told, out);
+            self.tell(change, previous, &mut batch.told, out);
         }
         if !broken.is_empty() {
             self.resync(broken, ResyncReason::PreimageMissing, out);
@@ -209,6 +215,7 @@ impl Shard {
     }
 
     /// Whose it is, and whether it has a handle in its Gateway's session.
+    #[inline]
     fn whose(&self, id: SubId) -> Option<(GatewayId, bool)> {
         let sub = self.subs.get(id)?;
         let gateway = self.subs.gateway_of(sub);
@@ -216,8 +223,20 @@ impl Shard {
     }
 
     /// Puts a change into the log for these.
-    fn tell(&mut self, change: &Change, told: &mut [Told], out: &mut Vec<Output>) {
+    fn tell(&mut self, change: &Change, previous: Option<Position>, told: &mut [Told], out: &mut Vec<Output>) {
         let shown = group(told);
+        told.sort_unstable_by_key(|told| (told.gateway, told.group, told.sub));
+        let entry = |groups| NewEntry { position: change.position, previous, what: What::Event, groups };
+        // Nearly always all are shown the same image.
+        let image = match *shown {
+            [Shown::Before] => change.before.as_ref(),
+            [Shown::After] => change.after.as_ref(),
+            _ => None,
+        };
+        if let Some(image) = image {
+            self.append(&entry(&[body_of_image(change, Some(image))]), told, out);
+            return;
+        }
         // Names of places that no image tells.
         let places: Vec<(ByteString, ByteString)> = shown
             .iter()
@@ -243,10 +262,7 @@ impl Shard {
                 ),
             })
             .collect();
-        told.sort_unstable_by_key(|told| (told.gateway, told.group, told.sub));
-        let previous = self.marks.received().get(change.position.backend).copied();
-        let entry = NewEntry { position: change.position, previous, what: What::Event, groups: &groups };
-        self.append(&entry, told, out);
+        self.append(&entry(&groups), told, out);
     }
 
     fn on_gap(&mut self, gap: &Gap, out: &mut Vec<Output>) {

@@ -3,7 +3,7 @@
 use super::Shard;
 use super::ingest::Told;
 use crate::Output;
-use crate::outbox::{NewEntry, Settle};
+use crate::outbox::{NewEntry, Settle, What};
 use crate::session::{Item, Sent, Session};
 use crate::subscription::{GatewayId, SubId};
 use wire::ResyncReason;
@@ -14,7 +14,10 @@ impl Shard {
         self.make_room(entry.bytes_max(told.len()), out);
         self.stats.deliveries += told.len() as u64;
         let number = self.log.append(entry, told.iter().map(Told::target));
-        self.marks.receive(entry.position);
+        match entry.what {
+            What::Event => self.marks.receive_next(entry.position),
+            What::Gap(_) => self.marks.receive(entry.position),
+        }
         for told in told {
             if let Some(sub) = self.subs.get_mut(told.sub) {
                 sub.owed += 1;
@@ -87,6 +90,7 @@ impl Shard {
         {
             stats.evictions += 1;
             stats.evictions_unsettled += u64::from(entry.unsettled > 0);
+            let history = subs.history_of(&entry.position);
             for run in entry.targets.chunk_by(|a, b| a.gateway == b.gateway) {
                 let gateway = gateways.get_mut(run[0].gateway);
                 let mut handles = None;
@@ -99,10 +103,10 @@ impl Shard {
                     let Some(sub) = subs.get_mut(target.sub) else { continue };
                     sub.owed -= u32::from(!target.settled());
                     let bound = handles.is_some_and(|handles| handles.of(sub).is_some());
-                    if subs.is_skipped(target.sub, number) {
+                    if sub.has_rare() && subs.is_skipped(target.sub, number) {
                         continue;
                     }
-                    subs.advance_tail(target.sub, &entry.position);
+                    subs.advance_tail_in(history, target.sub, &entry.position);
                     if target.settled() {
                         continue;
                     }
