@@ -36,7 +36,7 @@ pub(super) fn measure(options: &Options) -> Vec<Row> {
         row.bytes_per_subscription = (bytes > 0).then(|| bytes as f64 / subscriptions as f64);
         row
     };
-    vec![row("ours-index", index(&world)), row("ours-whole", whole(&world))]
+    vec![row("ours-index", index(&world)), row("ours-ledger", ledger(&world)), row("ours-whole", whole(&world))]
 }
 
 /// Those of the mix that are one equality, a hundred to a collection.
@@ -66,17 +66,33 @@ fn index(world: &World) -> (Duration, usize) {
     })
 }
 
+fn registrar(mapping: Arc<Mapping>) -> Registrar {
+    let quota = u64::MAX;
+    let quotas = Quotas { per_gateway: quota, per_tenant: quota, per_node: quota };
+    Registrar::new(RegistrarConfig { mapping, shards: 1, quotas, ttl_min_s: 60, ttl_max_s: 3_600 })
+}
+
+/// The control side's part alone.
+fn ledger(world: &World) -> (Duration, usize) {
+    let mut registrar = registrar(Arc::new(Mapping::Plain));
+    growth_of(|| {
+        let mut took = Duration::ZERO;
+        for (subscription, source) in equalities(world) {
+            let item = item(world, subscription, source);
+            let gateway = format!("gateway-{}", subscription / ITEMS % GATEWAYS);
+            let began = work_time();
+            let admitted = registrar.admit(0, &gateway, &Tenants::All, &item, Moved::Replace);
+            took += work_time().saturating_sub(began);
+            assert!(admitted.is_ok(), "no quota is met");
+        }
+        took
+    })
+}
+
 fn whole(world: &World) -> (Duration, usize) {
     let mut config = config(false);
     config.mapping = Arc::new(Mapping::Plain);
-    let quota = u64::MAX;
-    let mut registrar = Registrar::new(RegistrarConfig {
-        mapping: config.mapping.clone(),
-        shards: 1,
-        quotas: Quotas { per_gateway: quota, per_tenant: quota, per_node: quota },
-        ttl_min_s: config.ttl_min_s,
-        ttl_max_s: config.ttl_max_s,
-    });
+    let mut registrar = registrar(config.mapping.clone());
     let mut served = Served::new(config, GATEWAYS);
     let (took, bytes) = growth_of(|| {
         let mut took = Duration::ZERO;
