@@ -47,9 +47,9 @@ pub struct Anchor {
 pub enum AnchorTest {
     /// A value equal to this one.
     Equal(Value),
-    /// An array with an element equal to this one.
+    /// An array with an element equal to this one, before any that is malformed.
     Element(Value),
-    /// A document with a field of this name.
+    /// A document with a field of this name, whose value is well-formed.
     Key(Box<str>),
     /// A value of this order between the bounds, or on one of them; at least one bound is there, and the lower one is not above the
     /// upper one.
