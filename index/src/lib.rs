@@ -256,6 +256,3 @@ impl Index {
         (self.seeds.hash(place.0, 0, 0) >> 32) as u32
     }
 }
-
-#[cfg(test)]
-mod tests;

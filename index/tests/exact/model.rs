@@ -1,16 +1,17 @@
-//! The index against each predicate by itself.
+//! The index beside a list of subscriptions that are each evaluated by themselves, and a way from any bytes to a history of both: for
+//! tests here, and for the fuzz targets.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bson::raw::cstr;
-use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
-use predicate::{Budget, ChangeType, Context, Outcome, Source, stored_id, stored_string_id};
-use proptest::prelude::*;
-
-use super::*;
+use bson::{Bson, RawDocumentBuf, doc};
+use index::{Event, Image, Index, Main, Match, Rules, Verdict};
+use predicate::{Budget, ChangeType, Context, Mapping, Outcome, Predicate, Source, stored_string_id};
+use wire::PlaceHash;
 
 /// What subscriptions ask for. `F` fields hold values of [`value`].
-const FILTERS: &[&str] = &[
+pub(crate) const FILTERS: &[&str] = &[
     r#"[{"field":"a","op":"==","value":1}]"#,
     r#"[{"field":"a","op":"==","value":2.0}]"#,
     r#"[{"field":"a","op":"==","value":"x"}]"#,
@@ -62,7 +63,7 @@ const FILTERS: &[&str] = &[
     r#"[{"field":"version","op":"==","value":1}]"#,
 ];
 
-const EXPRESSIONS: &[&str] = &[
+pub(crate) const EXPRESSIONS: &[&str] = &[
     "",
     "doc.a == 1",
     "doc.a == 'x' && doc.d > 1",
@@ -91,73 +92,28 @@ const EXPRESSIONS: &[&str] = &[
     "doc.a == '0123456789abcdef01234567'",
 ];
 
-fn value() -> impl Strategy<Value = Bson> {
-    let scalar = prop_oneof![
-        6 => (0..4_i32).prop_map(Bson::from),
-        3 => prop_oneof![Just("x"), Just("y"), Just("a text"), Just("a text that is longer than fifteen bytes")].prop_map(Bson::from),
-        2 => prop_oneof![Just(1.0), Just(1.5), Just(-0.0), Just(f64::NAN), Just(f64::INFINITY), Just(9_007_199_254_740_992.0)]
-            .prop_map(Bson::from),
-        1 => prop_oneof![Just(9_007_199_254_740_993_i64), Just(9_007_199_254_740_992), Just(i64::MAX)].prop_map(Bson::from),
-        1 => prop_oneof![
-            Just(Bson::Null),
-            Just(Bson::Boolean(true)),
-            Just(Bson::DateTime(bson::DateTime::from_millis(1_577_836_800_000))),
-            Just(Bson::ObjectId(bson::oid::ObjectId::parse_str("0123456789abcdef01234567").unwrap())),
-            Just(Bson::Decimal128("1.5".parse().unwrap())),
-            Just(Bson::Decimal128("2".parse().unwrap())),
-            Just(Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: (0..20).collect() })),
-            Just(Bson::Timestamp(bson::Timestamp { time: 1, increment: 2 })),
-            Just(Bson::RegularExpression(bson::Regex { pattern: "a".try_into().unwrap(), options: "".try_into().unwrap() })),
-            Just(Bson::MinKey),
-        ],
-    ];
-    let array = prop::collection::vec(scalar.clone(), 0..4).prop_map(Bson::Array);
-    prop_oneof![6 => scalar, 1 => array, 1 => Just(Bson::Document(doc! { "b": 1, "x": 2 }))]
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    pub(crate) collection: usize,
+    pub(crate) id: i32,
+    pub(crate) fields: Vec<(usize, Bson)>,
+    pub(crate) inner: Option<Bson>,
 }
+
+pub(crate) const NAMES: [&str; 5] = ["a", "d", "other", "a name longer than eight", "version"];
 
 #[derive(Clone, Debug)]
-struct Look {
-    collection: usize,
-    id: i32,
-    fields: Vec<(usize, Bson)>,
-    inner: Option<Bson>,
-}
-
-const NAMES: [&str; 5] = ["a", "d", "other", "a name longer than eight", "version"];
-
-fn look() -> impl Strategy<Value = Look> {
-    let fields = prop::collection::vec((0..NAMES.len(), value()), 0..5);
-    (0..6_usize, 1..4_i32, fields, prop::option::of(value())).prop_map(|(collection, id, fields, inner)| Look {
-        // Mostly the first one.
-        collection: collection / 5,
-        id,
-        fields,
-        inner,
-    })
-}
-
-#[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Add { collection: usize, filters: Option<usize>, expr: usize },
     Remove(usize),
     Event { kind: usize, before: Option<Look>, after: Option<Look> },
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let filters = prop::option::weighted(0.7, 0..FILTERS.len());
-    // Mostly no expression beside filters.
-    let add = (0..4_usize, filters, prop_oneof![2 => Just(0), 1 => 0..EXPRESSIONS.len()])
-        .prop_map(|(collection, filters, expr)| Step::Add { collection: collection / 3, filters, expr });
-    let event = (0..3_usize, prop::option::of(look()), prop::option::weighted(0.8, look()))
-        .prop_map(|(kind, before, after)| Step::Event { kind, before, after });
-    prop_oneof![3 => add, 1 => any::<usize>().prop_map(Step::Remove), 4 => event]
-}
-
-const TENANT: &str = "t";
-const COLLECTIONS: [&str; 2] = ["c", "rooms/1/messages"];
+pub(crate) const TENANT: &str = "t";
+pub(crate) const COLLECTIONS: [&str; 2] = ["c", "rooms/1/messages"];
 
 /// A document as the layout stores it, with fields of one name twice now and then.
-fn document(mapping: &Mapping, look: &Look) -> RawDocumentBuf {
+pub(crate) fn document(mapping: &Mapping, look: &Look) -> RawDocumentBuf {
     let mut user = RawDocumentBuf::new();
     let id = look.id.to_string();
     let put = |document: &mut RawDocumentBuf, name: &str, value: &Bson| {
@@ -198,7 +154,7 @@ fn key_of(mapping: &Mapping, look: &Look) -> Vec<u8> {
     }
 }
 
-struct Model {
+pub(crate) struct Model {
     mapping: Arc<Mapping>,
     index: Index,
     subscriptions: BTreeMap<u32, (usize, Arc<Predicate>)>,
@@ -238,7 +194,7 @@ impl Owned {
 }
 
 impl Model {
-    fn new(mapping: Mapping) -> Self {
+    pub(crate) fn new(mapping: Mapping) -> Self {
         let mapping = Arc::new(mapping);
         Self {
             index: Index::new(mapping.clone(), 7),
@@ -257,7 +213,7 @@ impl Model {
         known.clone()
     }
 
-    fn run(&mut self, steps: &[Step]) {
+    pub(crate) fn run(&mut self, steps: &[Step]) {
         let mut waiting: Vec<Owned> = Vec::new();
         for step in steps {
             match step {
@@ -345,48 +301,102 @@ impl Model {
     }
 }
 
-/// `INDEX_CASES` runs more of them.
-fn is_brute_force(mapping: &Mapping, cases: u32) {
-    let cases = std::env::var("INDEX_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(steps in prop::collection::vec(step(), 1..120))| {
-        Model::new(mapping.clone()).run(&steps);
-    });
+impl Model {
+    /// A subscription of each kind, in the first collection; but none to a single document, which is found by the key that comes with
+    /// an event and not by what its bytes say.
+    pub(crate) fn with_each(mapping: Mapping) -> Self {
+        let mut model = Self::new(mapping);
+        let filters = (0..FILTERS.len()).map(|at| (Some(at), 0));
+        let expressions = (0..EXPRESSIONS.len()).map(|at| (None, at));
+        for (slot, (filters, expr)) in (0..).zip(filters.chain(expressions)) {
+            let predicate = model.compiled(filters, expr);
+            if predicate.document_id().is_some() {
+                continue;
+            }
+            model.index.insert(slot, TENANT, COLLECTIONS[0], &predicate);
+            model.subscriptions.insert(slot, (0, predicate));
+        }
+        model
+    }
+
+    /// Asks about an update from one document to another, whatever their bytes are, as long as their lengths are right.
+    pub(crate) fn check_bytes(&mut self, before: &[u8], after: &[u8]) {
+        let framed = |bytes: &[u8]| {
+            let mut framed = Vec::with_capacity(bytes.len() + 5);
+            framed.extend_from_slice(&(bytes.len() as i32 + 5).to_le_bytes());
+            framed.extend_from_slice(bytes);
+            framed.push(0);
+            RawDocumentBuf::from_bytes(framed).ok().map(|document| (0, document))
+        };
+        let (before, after) = (framed(before), framed(after));
+        self.check(&[Owned { kind: ChangeType::Update, key: stored_string_id("1"), before, after }]);
+    }
 }
 
-#[test]
-fn finds_what_each_predicate_finds_under_plain() {
-    is_brute_force(&Mapping::Plain, 600);
+/// A history from any bytes: each step takes a few of them.
+pub(crate) fn steps_of(bytes: &[u8]) -> Vec<Step> {
+    let mut bytes = bytes.iter().copied();
+    let mut steps = Vec::new();
+    while let Some(what) = bytes.next() {
+        let mut next = || usize::from(bytes.next().unwrap_or(0));
+        steps.push(match what % 8 {
+            0..3 => {
+                let filters = next();
+                Step::Add {
+                    collection: usize::from(what / 8 % 4 == 0),
+                    filters: (filters < 192).then_some(filters % FILTERS.len()),
+                    expr: if what / 32 % 2 == 0 { 0 } else { next() % EXPRESSIONS.len() },
+                }
+            }
+            3 => Step::Remove(next()),
+            _ => {
+                let kind = usize::from(what / 8) % 3;
+                let before = look_of(what & 64 != 0, &mut next);
+                let after = look_of(what & 128 != 0 || before.is_none(), &mut next);
+                Step::Event { kind, before, after }
+            }
+        });
+    }
+    steps
 }
 
-#[test]
-fn finds_what_each_predicate_finds_under_syntrix() {
-    is_brute_force(&Mapping::syntrix(), 600);
+fn look_of(is_there: bool, next: &mut impl FnMut() -> usize) -> Option<Look> {
+    if !is_there {
+        return None;
+    }
+    let head = next();
+    let fields = (0..head % 4).map(|_| (next() % NAMES.len(), value_of(next()))).collect();
+    let inner = (head & 64 != 0).then(|| value_of(next()));
+    Some(Look { collection: head / 4 % 5 / 4, id: (head / 32 % 3 + 1) as i32, fields, inner })
 }
 
-/// Stored ids of another type than a string.
-#[test]
-fn a_document_is_watched_by_a_number() {
-    let mut index = Index::new(Arc::new(Mapping::Plain), 1);
-    let source = Source { filters: r#"[{"field":"_id","op":"==","value":7}]"#, expr: "" };
-    let predicate = Arc::new(predicate::compile_on_big_stack(source, &Mapping::Plain).unwrap());
-    index.insert(0, "t", "c", &predicate);
-    let document = RawDocumentBuf::try_from(&doc! { "_id": 7_i64 }).unwrap();
-    let key = stored_id(bson::RawBsonRef::Int64(7));
-    let image = Image { place: PlaceHash::of("t", "c"), tenant: "t", collection: "c", document: &document };
-    let event = Event {
-        change_type: ChangeType::Insert,
-        key: &key,
-        before: None,
-        after: Some(image),
-        looks_before: false,
-        looks_after: true,
-        main: Main::After,
+fn value_of(which: usize) -> Bson {
+    let scalar = |which: usize| match which % 20 {
+        0 => Bson::Int32(0),
+        1 => Bson::Int32(1),
+        2 => Bson::Int64(2),
+        3 => Bson::Double(1.0),
+        4 => Bson::Double(1.5),
+        5 => Bson::Double(f64::NAN),
+        6 => Bson::Double(-0.0),
+        7 => Bson::Int64(9_007_199_254_740_993),
+        8 => Bson::Double(9_007_199_254_740_992.0),
+        9 => Bson::String("x".into()),
+        10 => Bson::String("a text".into()),
+        11 => Bson::String("a text that is longer than fifteen bytes".into()),
+        12 => Bson::Null,
+        13 => Bson::Boolean(true),
+        14 => Bson::DateTime(bson::DateTime::from_millis(1_577_836_800_000)),
+        15 => Bson::ObjectId(bson::oid::ObjectId::from_bytes([
+            0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 1, 0x23, 0x45, 0x67,
+        ])),
+        16 => Bson::Decimal128("1.5".parse().expect("a decimal")),
+        17 => Bson::Decimal128("2".parse().expect("a decimal")),
+        18 => Bson::MinKey,
+        _ => Bson::Document(doc! { "b": 1, "x": 2 }),
     };
-    let rules = Rules { evaluation_units_max: u64::MAX, event_units_max: u64::MAX, can_verify: &|_| false };
-    let mut slots = Vec::new();
-    index.matches(&[event], &rules, &mut |_, matches, _| slots.extend(matches.iter().map(|it| it.slot)));
-    assert_eq!(slots, [0]);
-    let _: &RawDocument = &document;
-    let _ = Document::new();
+    match which {
+        0..200 => scalar(which),
+        _ => Bson::Array(vec![scalar(which), scalar(which / 3), Bson::String("x".into())]),
+    }
 }

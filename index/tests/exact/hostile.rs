@@ -1,0 +1,132 @@
+//! Documents and subscriptions that are made to be slow, or large: none breaks exactness.
+
+use std::sync::Arc;
+
+use bson::raw::cstr;
+use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, doc};
+use index::{Event, Image, Index, Main, Rules};
+use predicate::{ChangeType, Mapping, Source, stored_string_id};
+use wire::PlaceHash;
+
+struct Harness {
+    index: Index,
+    next: u32,
+}
+
+impl Harness {
+    fn new() -> Self {
+        Self { index: Index::new(Arc::new(Mapping::Plain), 3), next: 0 }
+    }
+
+    /// Gives the slots.
+    fn subscribe(&mut self, times: u32, filters: &str, expr: &str) -> Vec<u32> {
+        let predicate = Arc::new(predicate::compile_on_big_stack(Source { filters, expr }, &Mapping::Plain).unwrap());
+        (0..times)
+            .map(|_| {
+                self.index.insert(self.next, "t", "c", &predicate);
+                self.next += 1;
+                self.next - 1
+            })
+            .collect()
+    }
+
+    fn slots(&mut self, document: &RawDocument) -> Vec<u32> {
+        let key = stored_string_id("1");
+        let image = Image { place: PlaceHash::of("t", "c"), tenant: "t", collection: "c", document };
+        let event = Event {
+            change_type: ChangeType::Insert,
+            key: &key,
+            before: None,
+            after: Some(image),
+            looks_before: false,
+            looks_after: true,
+            main: Main::After,
+        };
+        let rules = Rules { evaluation_units_max: u64::MAX, event_units_max: u64::MAX, can_verify: &|_| false };
+        let mut slots = Vec::new();
+        self.index.matches(&[event], &rules, &mut |_, matches, _| slots.extend(matches.iter().map(|it| it.slot)));
+        slots
+    }
+}
+
+#[test]
+fn one_value_by_the_hundred_thousand() {
+    let mut harness = Harness::new();
+    let all = harness.subscribe(100_000, r#"[{"field":"a","op":"==","value":1}]"#, "");
+    let document = RawDocumentBuf::try_from(&doc! { "a": 1 }).unwrap();
+    assert_eq!(harness.slots(&document), all);
+    // From the middle, so that what is moved is moved often.
+    for slot in &all[20_000..90_000] {
+        harness.index.remove(*slot);
+    }
+    let left: Vec<u32> = all[..20_000].iter().chain(&all[90_000..]).copied().collect();
+    assert_eq!(harness.slots(&document), left);
+    harness.index.check_invariants();
+}
+
+#[test]
+fn one_range_by_the_thousand() {
+    let mut harness = Harness::new();
+    let all = harness.subscribe(3_000, r#"[{"field":"a","op":">","value":1},{"field":"a","op":"<","value":5}]"#, "");
+    assert_eq!(harness.slots(&RawDocumentBuf::try_from(&doc! { "a": 3 }).unwrap()), all);
+    assert_eq!(harness.slots(&RawDocumentBuf::try_from(&doc! { "a": 5 }).unwrap()), [0_u32; 0]);
+    for slot in &all {
+        harness.index.remove(*slot);
+    }
+    harness.index.check_empty();
+}
+
+#[test]
+fn ten_thousand_fields_and_paths() {
+    let mut harness = Harness::new();
+    let mut document = RawDocumentBuf::new();
+    let mut expected = Vec::new();
+    for field in 0..10_000 {
+        let name = format!("field {field}");
+        document.append(<&bson::raw::CStr>::try_from(name.as_str()).unwrap(), field % 100);
+        let filter = format!(r#"[{{"field":"{name}","op":"==","value":{}}}]"#, field % 50);
+        let slot = harness.subscribe(1, &filter, "");
+        if field % 100 < 50 {
+            expected.extend(slot);
+        }
+    }
+    assert_eq!(harness.slots(&document), expected);
+}
+
+#[test]
+fn a_thousand_levels() {
+    let mut inner = RawDocumentBuf::new();
+    inner.append(cstr!("a"), 1);
+    for _ in 0..1_000 {
+        let mut outer = RawDocumentBuf::new();
+        outer.append(cstr!("a"), inner);
+        inner = outer;
+    }
+    inner.append(cstr!("z"), 7);
+    let mut harness = Harness::new();
+    let path = ["a"; predicate::PATH_DEPTH_MAX].join(".");
+    harness.subscribe(1, &format!(r#"[{{"field":"{path}","op":"==","value":1}}]"#), "");
+    let last = harness.subscribe(1, r#"[{"field":"z","op":"==","value":7}]"#, "");
+    assert_eq!(harness.slots(&inner), last);
+}
+
+/// As large as MongoDB lets a document be.
+#[test]
+fn sixteen_megabytes() {
+    let mut array = RawArrayBuf::new();
+    for number in 0..600_000 {
+        array.push(number);
+    }
+    let mut document = RawDocumentBuf::new();
+    document.append(cstr!("numbers"), array);
+    document.append(cstr!("text"), "x".repeat(8 << 20).as_str());
+    let mut harness = Harness::new();
+    let mut expected = Vec::new();
+    expected.extend(harness.subscribe(1, r#"[{"field":"numbers","op":"contains","value":599999}]"#, ""));
+    harness.subscribe(1, r#"[{"field":"numbers","op":"contains","value":600000}]"#, "");
+    expected.extend(harness.subscribe(1, r#"[{"field":"text","op":"starts-with","value":"xxx"}]"#, ""));
+    expected.extend(harness.subscribe(1, "", "doc.numbers.exists(number, number == 5)"));
+    harness.subscribe(1, "", "doc.text == 'x'");
+    assert!(document.as_bytes().len() > 14 << 20);
+    assert_eq!(harness.slots(&document), expected);
+}
