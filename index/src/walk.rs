@@ -201,12 +201,21 @@ pub(crate) fn elements(array: &[u8], mut each: impl FnMut(u8, usize, usize)) -> 
         let value = at + length + 2;
         let Some(size) = array.get(value..last).and_then(|rest| size_of_value(kind, rest)) else { return false };
         at = value + size;
-        if at > last {
+        if at > last || !is_well_formed(kind, &array[value..at]) {
             return false;
         }
         each(kind, value, at);
     }
     true
+}
+
+/// Whether a value is one: an array counts as ending before the first that isn't.
+fn is_well_formed(kind: u8, value: &[u8]) -> bool {
+    match kind {
+        0x02 | 0x0D | 0x0E => std::str::from_utf8(&value[4..value.len() - 1]).is_ok(),
+        0x08 => value[0] <= 1,
+        _ => true,
+    }
 }
 
 /// Notes a value that does not stand in the document as it is.
