@@ -506,6 +506,15 @@ impl Subscriptions {
         }
     }
 
+    /// Reads what is soon to be worked on, so that it is at hand then. Those of many that are read one after the other come from memory
+    /// at the same time. The result means nothing, but has to be used.
+    #[inline]
+    pub(crate) fn touch(&self, slot: u32) -> u32 {
+        let Some(chunk) = self.chunks.get(chunk_of(slot)) else { return 0 };
+        let place = chunk.places.get(place_of(slot)).map_or(0, |place| place.stamp);
+        place ^ chunk.tails.get(place_of(slot)).map_or(0, |tail| tail.k)
+    }
+
     /// The number of the history that a position is of.
     pub(crate) fn history_of(&mut self, position: &Position) -> u32 {
         let history = (position.backend, position.lineage);

@@ -103,6 +103,8 @@ impl Shard {
             return;
         }
         self.match_batch(batch);
+        let subs = &self.subs;
+        std::hint::black_box(batch.matched.hits.iter().fold(0, |sum, hit| sum ^ subs.touch(hit.slot)));
         for at in 0..batch.changes.len() {
             self.on_change(batch, at, out);
         }

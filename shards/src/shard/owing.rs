@@ -85,9 +85,15 @@ impl Shard {
         }
         let mut broken: Vec<SubId> = Vec::new();
         let Self { log, subs, gateways, stats, .. } = self;
+        let mut touched = log.first();
         while !log.has_comfortable_room(bytes)
             && let Some((number, entry)) = log.oldest()
         {
+            if number >= touched {
+                let ahead = log.iter().take(TOUCHED_AHEAD).flat_map(|(_, entry)| entry.targets).take(TARGETS_AHEAD);
+                std::hint::black_box(ahead.fold(0, |sum, target| sum ^ subs.touch(target.sub.slot)));
+                touched = number + TOUCHED_AHEAD as u64;
+            }
             stats.evictions += 1;
             stats.evictions_unsettled += u64::from(entry.unsettled > 0);
             let history = subs.history_of(&entry.position);
@@ -178,6 +184,9 @@ fn bytes_to_send(entry: &NewEntry<'_>, run: &[Told]) -> usize {
     TARGET_SENT_BYTES * run.len() + bodies.sum::<usize>()
 }
 
+/// Entries whose subscriptions are fetched together when they leave the log, and how many of these at most.
+const TOUCHED_AHEAD: usize = 32;
+const TARGETS_AHEAD: usize = 512;
 /// What an event takes on the wire beside its body and its targets.
 const SENT_BYTES: usize = 16;
 const TARGET_SENT_BYTES: usize = 7;

@@ -206,13 +206,8 @@ impl Node {
 
     /// A shard takes up to `max` items from its ring, and goes on with other work.
     pub(crate) fn drain(&mut self, shard: usize, max: usize, now: Millis) -> usize {
-        let mut count = 0;
-        while count < max
-            && let Some(item) = self.rings[shard].pop_front()
-        {
-            self.give(shard, Input::Ingest(item), now);
-            count += 1;
-        }
+        let count = max.min(self.rings[shard].len());
+        self.shards[shard].ingest(self.rings[shard].drain(..count), now, &mut self.outputs);
         self.shards[shard].work(now, &mut self.outputs);
         self.publish(shard);
         count

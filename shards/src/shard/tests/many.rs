@@ -250,7 +250,7 @@ fn many_at_a_time_are_as_many_one_by_one() {
             for time in [time, time.saturating_sub(time % 7).max(1)] {
                 items.push(insert(time, &bson::rawdoc! { "_id": "d", "a": a }));
             }
-            if time % 50 == 0 {
+            if time.is_multiple_of(50) {
                 items.push(FromIngest::Progress(position(time)));
             }
         }
