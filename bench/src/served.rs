@@ -158,6 +158,19 @@ impl Served {
     }
 }
 
+impl Served {
+    /// Sends all that waits, and gives back what the Gateways hold of it, so that what is left is the shard's.
+    pub(crate) fn come_to_rest(&mut self) {
+        self.work(std::iter::empty());
+        self.acknowledge(|_, _| {});
+        for gateway in &mut self.gateways {
+            gateway.written = BytesMut::new();
+            gateway.decoder = Decoder::new(MAX_BODY_BYTES);
+        }
+        (self.out, self.ready) = (Vec::new(), Vec::new());
+    }
+}
+
 /// Compiles what is asked for, as the control side would.
 pub(crate) fn compiled(item: &SubscribeItem, mapping: &predicate::Mapping) -> Result<Admission, Refusal> {
     let source = predicate::Source { filters: &item.filters, expr: &item.expr };

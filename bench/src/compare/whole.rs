@@ -112,6 +112,7 @@ fn whole(world: &World) -> (Duration, usize) {
             requests += 1;
         }
         served.go_live();
+        served.come_to_rest();
         took
     });
     assert_eq!(served.stats().subscriptions, world.subscriptions as u64, "all of them were taken");
