@@ -117,6 +117,6 @@ impl Quick {
 
 /// The value of a node among those that were found.
 #[inline]
-pub(crate) fn value_of<'f>(founds: &'f [Found], node: u32) -> Option<&'f Found> {
+pub(crate) fn value_of(founds: &[Found], node: u32) -> Option<&Found> {
     founds.iter().find(|found| found.node == node)
 }

@@ -81,7 +81,7 @@ impl Ledger {
 
 impl Table {
     fn home(&self, entry: u64) -> usize {
-        (u128::from(entry) * self.places.len() as u128 >> 64) as usize
+        ((u128::from(entry) * self.places.len() as u128) >> 64) as usize
     }
 
     fn after(&self, at: usize) -> usize {
