@@ -510,9 +510,15 @@ impl Subscriptions {
     /// at the same time. The result means nothing, but has to be used.
     #[inline]
     pub(crate) fn touch(&self, slot: u32) -> u32 {
-        let Some(chunk) = self.chunks.get(chunk_of(slot)) else { return 0 };
-        let place = chunk.places.get(place_of(slot)).map_or(0, |place| place.stamp);
-        place ^ chunk.tails.get(place_of(slot)).map_or(0, |tail| tail.k)
+        let place = self.chunks.get(chunk_of(slot)).and_then(|chunk| chunk.places.get(place_of(slot)));
+        place.map_or(0, |place| place.stamp)
+    }
+
+    /// The same of what [`Subscriptions::advance_tail_in`] works on.
+    #[inline]
+    pub(crate) fn touch_tail(&self, slot: u32) -> u32 {
+        let tail = self.chunks.get(chunk_of(slot)).and_then(|chunk| chunk.tails.get(place_of(slot)));
+        tail.map_or(0, |tail| tail.k)
     }
 
     /// The number of the history that a position is of.

@@ -91,7 +91,9 @@ impl Shard {
         {
             if number >= touched {
                 let ahead = log.iter().take(TOUCHED_AHEAD).flat_map(|(_, entry)| entry.targets).take(TARGETS_AHEAD);
-                std::hint::black_box(ahead.fold(0, |sum, target| sum ^ subs.touch(target.sub.slot)));
+                std::hint::black_box(
+                    ahead.fold(0, |sum, target| sum ^ subs.touch(target.sub.slot) ^ subs.touch_tail(target.sub.slot)),
+                );
                 touched = number + TOUCHED_AHEAD as u64;
             }
             stats.evictions += 1;
