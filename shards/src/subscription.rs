@@ -9,7 +9,9 @@
 //! - A subscription is in the look-up table and in its Gateway's list of members as long as it is here.
 
 mod id;
+mod members;
 mod pending;
+mod record;
 mod shared;
 mod split;
 
@@ -18,10 +20,13 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
-use wire::{BackendId, Lineage, Position, Positions, ResyncReason, SubscribeItem, SubscriptionKey};
+use wire::{BackendId, Lineage, Position, Positions, SubscribeItem, SubscriptionKey};
 
 use self::id::{Fingerprint, Id, Sought};
+pub(crate) use self::members::Members;
 pub(crate) use self::pending::Pending;
+use self::record::{BY_SESSION, LIVE, RARE, TAKEN, TRANSITIONS, Tail};
+pub(crate) use self::record::{Rare, Subscription};
 use self::shared::{Owners, Sinces};
 use self::split::SplitTable;
 use crate::FilterKey;
@@ -42,167 +47,6 @@ impl SubId {
 /// A Gateway's place in the shard's list of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GatewayId(pub(crate) u32);
-
-/// What every subscription has.
-#[derive(Debug)]
-pub(crate) struct Subscription {
-    id: Id,
-    filter_key: FilterKey,
-    content: Fingerprint,
-    stamp: u32,
-    /// Whose it is: its Gateway and its tenant.
-    owner: u32,
-    /// While it is live: since when. Before that: its number among those that wait.
-    since: u32,
-    /// Of its Gateway's numbers, the one that stands for it: its handle in the session that counts from below it.
-    mark: u32,
-    pub(crate) owed: u32,
-    /// In seconds of the shard's own time, rounded up. A session of its Gateway may push this further.
-    expires_at_s: u32,
-    /// Seconds, and [`FLAGS`] above them.
-    ttl: u32,
-    /// In its Gateway's list of members; in the chunk's list of vacant places, if it is one.
-    before: u32,
-    after: u32,
-}
-
-const _: () = assert!(size_of::<Subscription>() == 72, "ten million of them are 720 MB");
-
-/// What few have, or only for a while.
-#[derive(Debug, Default)]
-pub(crate) struct Rare {
-    /// Events up to here are not for it: its application said that it has them before they were read. While it isn't live: the
-    /// positions that its Gateway presented.
-    pub(crate) floor: Positions,
-    /// Ends of its tail beside the one in [`Tail`], where its events come from several backends.
-    tails: Positions,
-    /// Log entries before this one are not for it any more: a resync stands in their place.
-    pub(crate) skip_before: u64,
-    /// Contents that its id had before.
-    generations_before: u32,
-    /// Something that it was owed is gone, and no session has been told yet.
-    pub(crate) broken: Option<ResyncReason>,
-}
-
-impl Rare {
-    fn says_something(&self) -> bool {
-        !self.floor.is_empty()
-            || !self.tails.is_empty()
-            || self.skip_before > 0
-            || self.generations_before > 0
-            || self.broken.is_some()
-    }
-}
-
-/// The last event for a subscription that has left the log: from before that, nothing can be replayed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tail {
-    time: u64,
-    k: u32,
-    /// Which history it is of, counted from 1. 0: nothing for it has left the log.
-    history: u32,
-}
-
-const FLAGS: u32 = 24;
-const TAKEN: u32 = 1 << FLAGS;
-const LIVE: u32 = 2 << FLAGS;
-/// A session keeps it alive; else only its own heartbeats over HTTP do.
-const BY_SESSION: u32 = 4 << FLAGS;
-const TRANSITIONS: u32 = 8 << FLAGS;
-/// A resync waits in the session's queue. Another one before that is sent needs no second.
-const RESYNC_QUEUED: u32 = 16 << FLAGS;
-/// There is a [`Rare`] of it.
-const RARE: u32 = 32 << FLAGS;
-const TTL: u32 = (1 << FLAGS) - 1;
-
-impl Subscription {
-    const VACANT: Self = Self {
-        id: Id::none(),
-        filter_key: FilterKey(0),
-        content: Fingerprint::NONE,
-        stamp: 0,
-        owner: 0,
-        since: 0,
-        mark: 0,
-        owed: 0,
-        expires_at_s: 0,
-        ttl: 0,
-        before: NOBODY,
-        after: NOBODY,
-    };
-
-    fn has(&self, flag: u32) -> bool {
-        self.ttl & flag != 0
-    }
-
-    fn set(&mut self, flag: u32, on: bool) {
-        self.ttl = if on { self.ttl | flag } else { self.ttl & !flag };
-    }
-
-    pub(crate) fn is_live(&self) -> bool {
-        self.has(LIVE)
-    }
-
-    /// Whether there may be something rare about it: a floor, or entries that are skipped.
-    pub(crate) fn has_rare(&self) -> bool {
-        self.has(RARE)
-    }
-
-    /// Whether an update after which a document no longer matches is told.
-    pub(crate) fn transitions(&self) -> bool {
-        self.has(TRANSITIONS)
-    }
-
-    pub(crate) fn is_kept_by_session(&self) -> bool {
-        self.has(BY_SESSION)
-    }
-
-    pub(crate) fn is_of(&self, content: &Content) -> bool {
-        self.content == content.0
-    }
-
-    pub(crate) fn filter_key(&self) -> FilterKey {
-        self.filter_key
-    }
-
-    pub(crate) fn mark(&self) -> u32 {
-        self.mark
-    }
-
-    pub(crate) fn set_mark(&mut self, mark: u32) {
-        self.mark = mark;
-    }
-
-    pub(crate) fn is_resync_queued(&self) -> bool {
-        self.has(RESYNC_QUEUED)
-    }
-
-    pub(crate) fn set_resync_queued(&mut self, queued: bool) {
-        self.set(RESYNC_QUEUED, queued);
-    }
-
-    pub(crate) fn ttl_ms(&self) -> u64 {
-        u64::from(self.ttl & TTL) * 1_000
-    }
-
-    pub(crate) fn expires_at(&self) -> u64 {
-        u64::from(self.expires_at_s) * 1_000
-    }
-
-    pub(crate) fn set_ttl(&mut self, ttl_s: u32) {
-        self.ttl = (self.ttl & !TTL) | ttl_s.min(TTL);
-    }
-
-    pub(crate) fn set_expires_at(&mut self, time: u64) {
-        self.expires_at_s = u32::try_from(time.div_ceil(1_000)).unwrap_or(u32::MAX);
-    }
-
-    /// Its number among those that wait, as long as it isn't live.
-    pub(crate) fn pending_number(&self) -> u32 {
-        debug_assert!(!self.is_live(), "only who isn't live waits");
-        self.since
-    }
-}
 
 /// What must be equal for a registration to be a renewal: collection, filters and expression as they are written, and the rest of
 /// what it wants. Of these texts only a fingerprint is kept.
@@ -231,33 +75,6 @@ pub(crate) struct Ended {
     pub(crate) filter_key: FilterKey,
     /// Its number among those that wait, if it was one.
     pub(crate) waited: Option<u32>,
-}
-
-/// A Gateway's subscriptions, in the order in which they came. One walk at a time may be under way; it goes on with `walk`.
-#[derive(Debug)]
-pub(crate) struct Members {
-    first: u32,
-    last: u32,
-    pub(crate) count: u32,
-    /// Those of them that no session keeps.
-    pub(crate) by_http: u32,
-    walk: u32,
-}
-
-impl Default for Members {
-    fn default() -> Self {
-        Self { first: NOBODY, last: NOBODY, count: 0, by_http: 0, walk: NOBODY }
-    }
-}
-
-impl Members {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    pub(crate) fn start_walk(&mut self) {
-        self.walk = self.first;
-    }
 }
 
 const NOBODY: u32 = u32::MAX;

@@ -103,6 +103,7 @@ pub(crate) struct Look {
 pub(crate) const NAMES: [&str; 5] = ["a", "d", "other", "a name longer than eight", "version"];
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few hundred of them at once, in tests")]
 pub(crate) enum Step {
     Add { collection: usize, filters: Option<usize>, expr: usize },
     Remove(usize),

@@ -1,0 +1,168 @@
+//! What is kept of one subscription: what each has, and what few have.
+
+use wire::{Positions, ResyncReason};
+
+use super::id::{Fingerprint, Id};
+use super::{Content, NOBODY};
+use crate::FilterKey;
+
+/// What every subscription has.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(super) id: Id,
+    pub(super) filter_key: FilterKey,
+    pub(super) content: Fingerprint,
+    pub(super) stamp: u32,
+    /// Whose it is: its Gateway and its tenant.
+    pub(super) owner: u32,
+    /// While it is live: since when. Before that: its number among those that wait.
+    pub(super) since: u32,
+    /// Of its Gateway's numbers, the one that stands for it: its handle in the session that counts from below it.
+    pub(super) mark: u32,
+    pub(crate) owed: u32,
+    /// In seconds of the shard's own time, rounded up. A session of its Gateway may push this further.
+    pub(super) expires_at_s: u32,
+    /// Seconds, and [`FLAGS`] above them.
+    pub(super) ttl: u32,
+    /// In its Gateway's list of members; in the chunk's list of vacant places, if it is one.
+    pub(super) before: u32,
+    pub(super) after: u32,
+}
+
+const _: () = assert!(size_of::<Subscription>() == 72, "ten million of them are 720 MB");
+
+/// What few have, or only for a while.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// Events up to here are not for it: its application said that it has them before they were read. While it isn't live: the
+    /// positions that its Gateway presented.
+    pub(crate) floor: Positions,
+    /// Ends of its tail beside the one in [`Tail`], where its events come from several backends.
+    pub(super) tails: Positions,
+    /// Log entries before this one are not for it any more: a resync stands in their place.
+    pub(crate) skip_before: u64,
+    /// Contents that its id had before.
+    pub(super) generations_before: u32,
+    /// Something that it was owed is gone, and no session has been told yet.
+    pub(crate) broken: Option<ResyncReason>,
+}
+
+impl Rare {
+    pub(super) fn says_something(&self) -> bool {
+        !self.floor.is_empty()
+            || !self.tails.is_empty()
+            || self.skip_before > 0
+            || self.generations_before > 0
+            || self.broken.is_some()
+    }
+}
+
+/// The last event for a subscription that has left the log: from before that, nothing can be replayed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tail {
+    pub(super) time: u64,
+    pub(super) k: u32,
+    /// Which history it is of, counted from 1. 0: nothing for it has left the log.
+    pub(super) history: u32,
+}
+
+const FLAGS: u32 = 24;
+pub(super) const TAKEN: u32 = 1 << FLAGS;
+pub(super) const LIVE: u32 = 2 << FLAGS;
+/// A session keeps it alive; else only its own heartbeats over HTTP do.
+pub(super) const BY_SESSION: u32 = 4 << FLAGS;
+pub(super) const TRANSITIONS: u32 = 8 << FLAGS;
+/// A resync waits in the session's queue. Another one before that is sent needs no second.
+pub(super) const RESYNC_QUEUED: u32 = 16 << FLAGS;
+/// There is a [`Rare`] of it.
+pub(super) const RARE: u32 = 32 << FLAGS;
+const TTL: u32 = (1 << FLAGS) - 1;
+
+impl Subscription {
+    pub(super) const VACANT: Self = Self {
+        id: Id::none(),
+        filter_key: FilterKey(0),
+        content: Fingerprint::NONE,
+        stamp: 0,
+        owner: 0,
+        since: 0,
+        mark: 0,
+        owed: 0,
+        expires_at_s: 0,
+        ttl: 0,
+        before: NOBODY,
+        after: NOBODY,
+    };
+
+    pub(super) fn has(&self, flag: u32) -> bool {
+        self.ttl & flag != 0
+    }
+
+    pub(super) fn set(&mut self, flag: u32, on: bool) {
+        self.ttl = if on { self.ttl | flag } else { self.ttl & !flag };
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.has(LIVE)
+    }
+
+    /// Whether there may be something rare about it: a floor, or entries that are skipped.
+    pub(crate) fn has_rare(&self) -> bool {
+        self.has(RARE)
+    }
+
+    /// Whether an update after which a document no longer matches is told.
+    pub(crate) fn transitions(&self) -> bool {
+        self.has(TRANSITIONS)
+    }
+
+    pub(crate) fn is_kept_by_session(&self) -> bool {
+        self.has(BY_SESSION)
+    }
+
+    pub(crate) fn is_of(&self, content: &Content) -> bool {
+        self.content == content.0
+    }
+
+    pub(crate) fn filter_key(&self) -> FilterKey {
+        self.filter_key
+    }
+
+    pub(crate) fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    pub(crate) fn set_mark(&mut self, mark: u32) {
+        self.mark = mark;
+    }
+
+    pub(crate) fn is_resync_queued(&self) -> bool {
+        self.has(RESYNC_QUEUED)
+    }
+
+    pub(crate) fn set_resync_queued(&mut self, queued: bool) {
+        self.set(RESYNC_QUEUED, queued);
+    }
+
+    pub(crate) fn ttl_ms(&self) -> u64 {
+        u64::from(self.ttl & TTL) * 1_000
+    }
+
+    pub(crate) fn expires_at(&self) -> u64 {
+        u64::from(self.expires_at_s) * 1_000
+    }
+
+    pub(crate) fn set_ttl(&mut self, ttl_s: u32) {
+        self.ttl = (self.ttl & !TTL) | ttl_s.min(TTL);
+    }
+
+    pub(crate) fn set_expires_at(&mut self, time: u64) {
+        self.expires_at_s = u32::try_from(time.div_ceil(1_000)).unwrap_or(u32::MAX);
+    }
+
+    /// Its number among those that wait, as long as it isn't live.
+    pub(crate) fn pending_number(&self) -> u32 {
+        debug_assert!(!self.is_live(), "only who isn't live waits");
+        self.since
+    }
+}
