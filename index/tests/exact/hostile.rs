@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bson::raw::cstr;
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, doc};
-use index::{Event, Image, Index, Main, Rules};
+use index::{Event, Image, Index, Main, Match, Rules, Verdict};
 use predicate::{ChangeType, Mapping, Source, stored_string_id};
 use wire::PlaceHash;
 
@@ -31,6 +31,10 @@ impl Harness {
     }
 
     fn slots(&mut self, document: &RawDocument) -> Vec<u32> {
+        self.matches(document, u64::MAX, false).iter().map(|found| found.slot).collect()
+    }
+
+    fn matches(&mut self, document: &RawDocument, event_units_max: u64, can_verify: bool) -> Vec<Match> {
         let key = stored_string_id("1");
         let image = Image { place: PlaceHash::of("t", "c"), tenant: "t", collection: "c", document };
         let event = Event {
@@ -42,10 +46,11 @@ impl Harness {
             looks_after: true,
             main: Main::After,
         };
-        let rules = Rules { evaluation_units_max: u64::MAX, event_units_max: u64::MAX, can_verify: &|_| false };
-        let mut slots = Vec::new();
-        self.index.matches(&[event], &rules, &mut |_, matches, _| slots.extend(matches.iter().map(|it| it.slot)));
-        slots
+        let can_verify = |_| can_verify;
+        let rules = Rules { evaluation_units_max: u64::MAX, event_units_max, can_verify: &can_verify };
+        let mut found = Vec::new();
+        self.index.matches(&[event], &rules, &mut |_, matches, _| found.extend_from_slice(matches));
+        found
     }
 }
 
@@ -129,4 +134,31 @@ fn sixteen_megabytes() {
     harness.subscribe(1, "", "doc.text == 'x'");
     assert!(document.as_bytes().len() > 14 << 20);
     assert_eq!(harness.slots(&document), expected);
+}
+
+/// A change has one budget for all that is evaluated for it. What is left when it is spent goes out unverified to those who can verify,
+/// and is evaluated to its end for others.
+#[test]
+fn one_budget_for_all_evaluations_of_a_change() {
+    let mut harness = Harness::new();
+    let holds = harness.subscribe(40, "", "doc.numbers.exists(number, number + 0 == 299)");
+    let fails = harness.subscribe(40, "", "doc.numbers.exists(number, number + 0 == 300)");
+    let cheap = harness.subscribe(1, r#"[{"field":"cheap","op":"==","value":1}]"#, "");
+    let mut array = RawArrayBuf::new();
+    (0..300).for_each(|number| array.push(number));
+    let mut document = RawDocumentBuf::new();
+    document.append(cstr!("numbers"), array);
+    document.append(cstr!("cheap"), 1);
+    let exact: Vec<u32> = holds.iter().chain(&cheap).copied().collect();
+    let told = harness.matches(&document, 50_000, false);
+    assert_eq!(told.iter().map(|found| found.slot).collect::<Vec<_>>(), exact, "the truth, however long it takes");
+    assert!(told.iter().all(|found| found.after == Verdict::Holds));
+
+    let told = harness.matches(&document, 50_000, true);
+    let sure: Vec<u32> = told.iter().filter(|found| found.after == Verdict::Holds).map(|found| found.slot).collect();
+    let unsure = told.iter().filter(|found| found.after == Verdict::MayHold).count();
+    assert!(sure.iter().all(|slot| exact.contains(slot)) && sure.contains(&cheap[0]));
+    assert!(exact.iter().all(|slot| told.iter().any(|found| found.slot == *slot)), "none that holds is left out");
+    assert!(unsure > 0 && sure.len() > 1, "{unsure} unsure, {} sure", sure.len());
+    assert!(fails.iter().any(|slot| told.iter().all(|found| found.slot != *slot)) || unsure >= fails.len());
 }
