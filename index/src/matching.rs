@@ -19,6 +19,8 @@ use crate::{BATCH_MAX, Counts, Event, Image, Index, Match, Rules, Verdict};
 /// Marks of the images that reached something.
 pub(crate) const BEFORE: u8 = 1;
 pub(crate) const AFTER: u8 = 2;
+/// Bytes of a document that are announced before it is walked; of a longer one the processor fetches the rest by itself.
+const ANNOUNCED_MAX: usize = 512;
 /// Room for more than this isn't kept for the next batch.
 const KEPT_MAX: usize = 1 << 16;
 
@@ -99,6 +101,7 @@ impl Index {
             self.find_partitions(events, &mut scratch);
             self.walk(events, &mut scratch);
             self.look_up(events, &mut scratch);
+            self.announce(&scratch);
             self.finish(batch * BATCH_MAX, events, rules, &mut scratch, sink);
         }
         self.scratch = scratch;
@@ -110,8 +113,11 @@ impl Index {
             let tag = |image: &Option<Image<'_>>| image.map_or(0, |image| self.place_tag(image.place));
             let (before, after) = (tag(&event.before), tag(&event.after));
             for (image, tag) in [(&event.after, after), (&event.before, before)] {
-                if image.is_some() {
+                if let Some(image) = image {
                     self.places.prefetch(tag);
+                    // It comes from another core.
+                    let bytes = image.document.as_bytes();
+                    bytes[..bytes.len().min(ANNOUNCED_MAX)].iter().step_by(64).for_each(prefetch);
                 }
             }
             tags.push((before, after));
@@ -294,6 +300,20 @@ impl Index {
                 None => self.postings.prefetch_items(record.rest),
             }
             reached.push(Reached { mark, what: What::Rest(record.rest) });
+        }
+    }
+
+    /// Announces what is behind that which was reached.
+    fn announce(&self, scratch: &Scratch) {
+        for Reached { what, .. } in scratch.early.iter().chain(&scratch.reached) {
+            match what {
+                What::Sure(items) => self.postings.prefetch_list(*items),
+                What::Ranges(set, _) => self.range_sets.get(*set).prefetch(),
+                What::Rest(items) => match self.postings.only(*items) {
+                    Some(rest) => self.rests.get(rest).prefetch(),
+                    None => self.postings.prefetch_list(*items),
+                },
+            }
         }
     }
 

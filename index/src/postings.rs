@@ -121,6 +121,17 @@ impl Postings {
         }
     }
 
+    /// Announces a look at a list itself.
+    #[inline]
+    pub(crate) fn prefetch_list(&self, items: Items) {
+        if items.0 & LIST != 0
+            && !items.is_none()
+            && let Some(first) = self.lists.get(items.0 & !LIST).first()
+        {
+            prefetch(first);
+        }
+    }
+
     /// Numbers of records that may be meant; [`Postings::is`] tells of each whether it is.
     #[inline]
     pub(crate) fn candidates(&self, tag: u32, mut each: impl FnMut(u32)) {

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use crate::machine::prefetch;
+
 /// Up to here, looking through all is quicker.
 const LISTED_MAX: usize = 64;
 /// Below this, a tree becomes a list again.
@@ -81,6 +83,15 @@ impl Listed {
 impl RangeSet {
     pub(crate) fn len(&self) -> usize {
         self.tree.as_ref().map_or(self.list.len(), |tree| tree.len)
+    }
+
+    /// Announces that it will be looked at.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if let [first, .., last] = &self.list[..] {
+            prefetch(first);
+            prefetch(last);
+        }
     }
 
     pub(crate) fn insert(&mut self, range: &Range) {

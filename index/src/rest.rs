@@ -6,6 +6,7 @@ use predicate::{AnchorTest, Need, Order, Predicate, order_key};
 use smallvec::SmallVec;
 
 use crate::key::{Keyed, Payload, Seeds, keyed, kind, raw_of};
+use crate::machine::prefetch;
 use crate::walk::Found;
 
 /// A predicate that is not decided by its anchor alone, or that hangs on several.
@@ -23,6 +24,17 @@ pub(crate) struct Rest {
     /// All others that the anchors don't decide, and the node that a part looks at, if it looks at one.
     pub(crate) slow: Box<[(u16, Option<u32>)]>,
     pub(crate) anchors: SmallVec<[Anchored; 1]>,
+}
+
+impl Rest {
+    /// Announces that it will be looked at, all of it.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.slot);
+        prefetch(&self.quick);
+        prefetch(&self.slow);
+        prefetch(&self.is_decided);
+    }
 }
 
 /// Where a predicate hangs.
