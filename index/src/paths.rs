@@ -27,6 +27,19 @@ pub(crate) struct Paths {
     seeds: Seeds,
     /// Number of the walk that is under way.
     stamp: u32,
+    /// A bit for each remainder of the names: most names of a document are none that anybody asks for. Bits of nodes that are gone
+    /// stay until few are left, and cost a look-up.
+    marks: [u64; MARKS],
+}
+
+const MARKS: usize = 16;
+
+/// The word and the bit of a name's mark.
+#[inline]
+fn mark_of(parent: u32, word: u64) -> (usize, u64) {
+    // Multiplicative hashing: the upper bits depend on all below.
+    let hash = (word ^ u64::from(parent)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+    (hash as usize % MARKS, 1 << (hash / MARKS as u64 % 64))
 }
 
 /// A path, and perhaps one name more.
@@ -90,7 +103,15 @@ impl Paths {
             table: Table::default(),
             seeds,
             stamp: 0,
+            marks: [0; MARKS],
         }
+    }
+
+    /// Whether there may be a node of a name that begins with this below that parent.
+    #[inline]
+    pub(crate) fn may_have(&self, parent: u32, word: u64) -> bool {
+        let (at, bit) = mark_of(parent, word);
+        self.marks[at] & bit != 0
     }
 
     /// Numbers the next walk.
@@ -213,6 +234,8 @@ impl Paths {
             None => return None,
         };
         self.table.insert(self.tag(parent, word, name.as_bytes()), node);
+        let (at, bit) = mark_of(parent, word);
+        self.marks[at] |= bit;
         self.cold[parent as usize].holders += 1;
         Some(node)
     }
@@ -228,6 +251,9 @@ impl Paths {
             self.vacant.push(node);
             self.cold[parent as usize].holders -= 1;
             node = parent;
+            if self.len() == 0 {
+                self.marks = [0; MARKS];
+            }
         }
     }
 }

@@ -70,6 +70,9 @@ impl Walk<'_> {
             let mut node = guess;
             let guessed = hot.get(node as usize).is_some_and(|hot| hot.is(word, place(parent, length)));
             if !guessed || length > 8 {
+                if !guessed && !self.paths.may_have(parent, word) {
+                    continue;
+                }
                 let Some(found) = self.find(parent, word, &named[..length], guess, previous) else { continue };
                 node = found;
             }
@@ -111,23 +114,50 @@ impl Walk<'_> {
 /// The first eight bytes of the name that this begins with, and its length. None where it doesn't end, or is no text.
 #[inline]
 fn name_of(named: &[u8]) -> Option<(u64, usize)> {
-    if let Some(chunk) = named.first_chunk() {
-        let word = u64::from_le_bytes(*chunk);
-        // The lowest byte that is zero has its upper bit set here ("Determine if a word has a zero byte", Sean Anderson's Bit
-        // Twiddling Hacks).
-        let zeros = word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080;
+    let Some(chunk) = named.first_chunk() else { return name_slowly(named) };
+    let word = u64::from_le_bytes(*chunk);
+    let zeros = zeros_of(word);
+    if zeros == 0 {
+        return long_name(named, word);
+    }
+    let length = zeros.trailing_zeros() as usize / 8;
+    let word = word & !(u64::MAX << (8 * length));
+    if word & UPPER_BITS == 0 || std::str::from_utf8(&named[..length]).is_ok() {
+        return Some((word, length));
+    }
+    None
+}
+
+const UPPER_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// The lowest byte that is zero has its upper bit set here ("Determine if a word has a zero byte", Sean Anderson's Bit Twiddling
+/// Hacks).
+#[inline]
+fn zeros_of(word: u64) -> u64 {
+    word.wrapping_sub(0x0101_0101_0101_0101) & !word & UPPER_BITS
+}
+
+/// A name of eight bytes or more, of which the first eight are given.
+#[inline(never)]
+fn long_name(named: &[u8], word: u64) -> Option<(u64, usize)> {
+    let mut seen = word;
+    let mut at = 8;
+    while let Some(chunk) = named.get(at..).and_then(<[u8]>::first_chunk) {
+        let next = u64::from_le_bytes(*chunk);
+        let zeros = zeros_of(next);
         if zeros != 0 {
-            let word = word & !(u64::MAX << (8 * (zeros.trailing_zeros() / 8)));
-            let length = zeros.trailing_zeros() as usize / 8;
-            if word & 0x8080_8080_8080_8080 == 0 || std::str::from_utf8(&named[..length]).is_ok() {
-                return Some((word, length));
-            }
-            return None;
+            let length = at + zeros.trailing_zeros() as usize / 8;
+            seen |= next & !(u64::MAX << (8 * (length - at)));
+            let is_text = seen & UPPER_BITS == 0 || std::str::from_utf8(&named[..length]).is_ok();
+            return is_text.then_some((word, length));
         }
+        seen |= next;
+        at += 8;
     }
     name_slowly(named)
 }
 
+/// Near the end of a document.
 #[cold]
 #[inline(never)]
 fn name_slowly(named: &[u8]) -> Option<(u64, usize)> {
