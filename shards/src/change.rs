@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use smallvec::SmallVec;
-use wire::{GapReason, Operation, PlaceHash, Position, Positions};
+use wire::{BackendId, GapReason, Operation, PlaceHash, Position, Positions};
 
 /// One item of the ring from the ingest thread to a shard. Their order is the order of the source; whatever has a place in
 /// that order travels here.
@@ -21,6 +21,58 @@ pub enum FromIngest {
         positions: Positions,
     },
     Gap(Arc<Gap>),
+    /// Of the second cursor, which reads history again.
+    CatchUp(CatchUp),
+}
+
+/// What a pass of the catch-up cursor brings: a backend's history once more, for subscriptions that lack a part of it.
+///
+/// A backend has at most one pass at a time. Its items come in the source's order, with the same positions that the live stream gave
+/// the same events, between live items of any position. They don't count for settlement.
+#[derive(Clone, Debug)]
+pub enum CatchUp {
+    /// Pass number `pass` of the backend of `from` begins: every change after `from` that the shard's filter wants follows. Numbers
+    /// rise, and are never used twice for a backend.
+    Began {
+        pass: u64,
+        from: Position,
+    },
+    Change {
+        pass: u64,
+        change: Arc<Change>,
+    },
+    Gap {
+        pass: u64,
+        gap: Arc<Gap>,
+    },
+    /// Everything up to this position that concerns the shard has been put into the ring before it.
+    Progress {
+        pass: u64,
+        position: Position,
+    },
+    /// The pass has met the live stream, and ends: up to this position, all has been put into the ring by the pass, and after it all is by
+    /// the live stream. No live item above it stands before this one in the ring.
+    CaughtUp {
+        pass: u64,
+        position: Position,
+    },
+    /// The pass ends without having met the live stream.
+    Failed {
+        pass: u64,
+        backend: BackendId,
+        failure: CatchUpFailure,
+    },
+}
+
+/// Why a pass ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatchUpFailure {
+    /// The source no longer has what comes next, and never will: whoever the pass served has to read its state anew.
+    HistoryLost,
+    /// The distance to the live stream did not halve within the configured time: the same.
+    TooSlow,
+    /// The cursor broke, or nobody needed the pass any more: whoever it served waits for the next one, from where it was.
+    Interrupted,
 }
 
 /// A change, normalized and numbered. Slices refer to the batch it was read in.

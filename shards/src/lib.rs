@@ -14,9 +14,9 @@ mod shard;
 mod stats;
 mod subscription;
 
-pub use change::{Bare, Change, FromIngest, Gap, Image, Scope};
+pub use change::{Bare, CatchUp, CatchUpFailure, Change, FromIngest, Gap, Image, Scope};
 pub use config::{BackendConfig, BareDeletes, ShardConfig};
 pub use filter::{BuildFailed, FilterBuild, FilterBuilt, FilterConfig, FilterKey, FilterSnapshot, FilterStep};
 pub use io::*;
 pub use shard::Shard;
-pub use stats::{ResyncCounts, ShardStats, SubscriptionCounts, SyncState};
+pub use stats::{CatchUpWanted, ResyncCounts, ShardStats, SubscriptionCounts, SyncState};

@@ -111,6 +111,19 @@ pub struct SubscriptionCounts {
     pub by_tenant: Vec<(Arc<str>, u64)>,
 }
 
+/// What a shard wants of the catch-up cursors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CatchUpWanted {
+    /// Rises with every change of the rest.
+    pub version: u64,
+    /// For each backend, the lowest position from which a subscription waits for a pass to begin. Those that a pass serves already
+    /// don't wait.
+    pub lowest: wire::Positions,
+    /// For each backend that had a pass: the number of the last one that the shard has heard of, and how many subscriptions it still
+    /// serves.
+    pub serving: Vec<(wire::BackendId, u64, u64)>,
+}
+
 /// What the ingest thread waits for before it reads on after a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyncState {

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use wire::Positions;
 
 use super::stats::StatsSnapshot;
-use crate::{FilterSnapshot, SubscriptionCounts, SyncState};
+use crate::{CatchUpWanted, FilterSnapshot, SubscriptionCounts, SyncState};
 
 /// The cells of one shard, for reading.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct Cells {
     settled: ArcSwap<Positions>,
     filter: ArcSwap<FilterSnapshot>,
     sync: ArcSwap<SyncState>,
+    catch_up: ArcSwap<CatchUpWanted>,
     stats: ArcSwap<StatsSnapshot>,
     subscriptions: ArcSwap<SubscriptionCounts>,
     subscriptions_asked: AtomicBool,
@@ -44,6 +45,11 @@ impl Cells {
     /// Which Gateways have presented their subscriptions since the start.
     pub fn sync(&self) -> Arc<SyncState> {
         self.sync.load_full()
+    }
+
+    /// From where subscriptions have to be read for again.
+    pub fn catch_up(&self) -> Arc<CatchUpWanted> {
+        self.catch_up.load_full()
     }
 
     /// Counters, about a tenth of a second old at most while the shard works.
@@ -100,6 +106,7 @@ pub struct CellWriter {
     signal: Arc<CellSignal>,
     settled: Positions,
     sync_version: u64,
+    catch_up_version: u64,
 }
 
 impl CellWriter {
@@ -109,11 +116,12 @@ impl CellWriter {
             settled: ArcSwap::default(),
             filter: ArcSwap::from_pointee(FilterSnapshot::unpublished()),
             sync: ArcSwap::default(),
+            catch_up: ArcSwap::default(),
             stats: ArcSwap::default(),
             subscriptions: ArcSwap::default(),
             subscriptions_asked: AtomicBool::new(true),
         };
-        Self { cells: Arc::new(cells), signal, settled: Positions::default(), sync_version: 0 }
+        Self { cells: Arc::new(cells), signal, settled: Positions::default(), sync_version: 0, catch_up_version: 0 }
     }
 
     pub fn cells(&self) -> Arc<Cells> {
@@ -138,6 +146,15 @@ impl CellWriter {
         if version != self.sync_version {
             self.sync_version = version;
             self.cells.sync.store(Arc::new(state()));
+            self.signal.raise();
+        }
+    }
+
+    /// `wanted` is only asked for when `version` is another than the one published.
+    pub fn catch_up(&mut self, version: u64, wanted: impl FnOnce() -> CatchUpWanted) {
+        if version != self.catch_up_version {
+            self.catch_up_version = version;
+            self.cells.catch_up.store(Arc::new(wanted()));
             self.signal.raise();
         }
     }

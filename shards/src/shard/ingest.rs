@@ -76,6 +76,7 @@ impl Shard {
                         FromIngest::Progress(position) => self.marks.receive(position),
                         FromIngest::FilterSeen { version, positions } => self.on_filter_seen(version, &positions),
                         FromIngest::Gap(gap) => self.on_gap(&gap, out),
+                        FromIngest::CatchUp(_) => {}
                     }
                 }
             }

@@ -304,6 +304,7 @@ impl World {
                 }
                 FromIngest::Progress(_) => {}
                 FromIngest::Gap(gap) => return format!("gap {}", gap.position.time >> 32),
+                FromIngest::CatchUp(_) => {}
             }
         }
     }
