@@ -18,7 +18,7 @@ use rand::Rng;
 use shards::{
     BackendConfig, BareDeletes, FilterConfig, ShardConfig,
     driver::{
-        CellSignal, FilterBuilder, QuicConfig, RuntimeChoice, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
+        CellSignal, FilterBuilder, QuicConfig, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
         StartError as ShardStartError,
     },
 };
@@ -28,7 +28,7 @@ use wire::{BackendId, Epoch, ShardAddress, SlotTable};
 use crate::{
     affinity::{self, Misplaced, Placement},
     checkpoint::{CheckpointError, FileStore},
-    config::{BackendKind, Config, Deletes, Runtime},
+    config::{BackendKind, Config, Deletes},
     control::{self, ControlDeps, ControlHandle, Credentials, NodeState, ShardPlace, Topology},
     ingest::{
         core::IngestCore,
@@ -130,9 +130,9 @@ impl Node {
     pub fn start(config: Config) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let started = Instant::now();
-        let allowed = affinity::allowed().map_err(NodeError::Affinity)?;
+        let machine = affinity::Topology::read().map_err(NodeError::Affinity)?;
         let wanted = &config.affinity;
-        let placement = affinity::place(&wanted.ingest.value, &wanted.control.value, &wanted.shards.value, &allowed)
+        let placement = affinity::place(&wanted.ingest.value, &wanted.control.value, &wanted.shards.value, &machine)
             .map_err(NodeError::Misplaced)?;
         placement.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 
@@ -163,11 +163,7 @@ impl Node {
                 shard: shard_config(&config, partition, slots, &addresses, epoch),
                 name: format!("shard-{partition}"),
                 core: *core,
-                runtime: match config.node.runtime {
-                    Runtime::Auto => RuntimeChoice::Auto,
-                    Runtime::Glommio => RuntimeChoice::Glommio,
-                    Runtime::Tokio => RuntimeChoice::Tokio,
-                },
+                runtime: config.node.runtime.into(),
                 executors: placement.shards.len(),
                 socket,
                 tls: certificate.server.clone(),

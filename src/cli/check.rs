@@ -11,12 +11,12 @@ use std::{
 };
 
 use clap::Args;
-use shards::driver::{Preflight, RuntimeChoice};
+use shards::driver::Preflight;
 
 use super::{ConfigFile, Failed, print};
 use crate::{
     affinity,
-    config::{BackendKind, Config, Origin, Problem, Problems, Runtime},
+    config::{BackendKind, Config, Origin, Problem, Problems},
     ingest::source::mongodb::redact_uri,
     tls,
 };
@@ -99,14 +99,14 @@ fn on_this_machine(config: &Config) -> Findings {
 /// How many shards there would be; one where that can't be told.
 fn check_cores(config: &Config, findings: &mut Findings) -> usize {
     let wanted = &config.affinity;
-    let allowed = match affinity::allowed() {
-        Ok(allowed) => allowed,
+    let machine = match affinity::Topology::read() {
+        Ok(machine) => machine,
         Err(error) => {
             findings.warnings.push(format!("the cores that this process is allowed can't be read: {error}"));
             return 1;
         }
     };
-    match affinity::place(&wanted.ingest.value, &wanted.control.value, &wanted.shards.value, &allowed) {
+    match affinity::place(&wanted.ingest.value, &wanted.control.value, &wanted.shards.value, &machine) {
         Ok(placement) => {
             findings.facts.push(format!(
                 "cores: control {}, ingest {}, shards {}",
@@ -194,12 +194,7 @@ fn cannot_listen(protocol: &str, address: SocketAddr, error: &io::Error) -> Stri
 }
 
 fn check_runtime(config: &Config, shards: usize, findings: &mut Findings) {
-    let choice = match config.node.runtime {
-        Runtime::Auto => RuntimeChoice::Auto,
-        Runtime::Glommio => RuntimeChoice::Glommio,
-        Runtime::Tokio => RuntimeChoice::Tokio,
-    };
-    match Preflight::check(shards).decide(choice) {
+    match Preflight::check(shards).decide(config.node.runtime.into()) {
         Ok(used) => findings.facts.push(format!("runtime: {used}")),
         Err(unavailable) => {
             let message =
@@ -312,7 +307,7 @@ mod tests {
 
     #[test]
     fn ports_run_out_and_shards_may_share_a_core() {
-        let core = affinity::allowed().unwrap()[0];
+        let core = affinity::Topology::read().unwrap().numbers()[0];
         let findings = check(&format!(
             "[http]\nlisten = \"127.0.0.1:0\"\n[quic]\nlisten = \"127.0.0.1:65535\"\n[affinity]\nshards = \"{core},{core}\"\n"
         ));

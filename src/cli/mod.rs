@@ -7,6 +7,7 @@ mod check;
 mod checkpoint;
 mod config;
 mod demo;
+mod doctor;
 mod log;
 mod run;
 mod tap;
@@ -36,6 +37,10 @@ enum Command {
     Tap(tap::TapArgs),
     /// Tells everything that is wrong with a configuration on this machine.
     Check(check::CheckArgs),
+    /// Holds this host against what a node needs: kernel, limits, buffers, cores, interrupts.
+    Doctor(doctor::DoctorArgs),
+    /// Sets what `doctor` finds and can be set while the host runs, and tells how to undo it.
+    Tune(doctor::TuneArgs),
     /// Where reading goes on after a start.
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
@@ -68,6 +73,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Tap(args) => tap::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Tune(args) => doctor::tune(&args),
         Command::Checkpoint(command) => checkpoint::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Token(command) => token::run(&command),
@@ -130,12 +137,21 @@ mod tests {
             "streamer demo --shards 1,1,1,1 --rate 5000 --subscriptions 100 --runtime tokio",
             "streamer tap --tenant t --collection a/b/c --filter age:>=:18 --filter x:==:y --expr doc.x",
             "streamer check -c f.toml",
+            "streamer doctor -c f.toml --json",
+            "streamer tune --apply",
+            "streamer tune --dry-run",
             "streamer config default",
             "streamer token new gateway-1",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["streamer", "streamer demo --runtime threads", "streamer tap --tenant t", "streamer run --fast"] {
+        for line in [
+            "streamer",
+            "streamer demo --runtime threads",
+            "streamer tap --tenant t",
+            "streamer run --fast",
+            "streamer tune --apply --dry-run",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

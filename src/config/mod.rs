@@ -66,6 +66,16 @@ pub enum Runtime {
     Tokio,
 }
 
+impl From<Runtime> for shards::driver::RuntimeChoice {
+    fn from(runtime: Runtime) -> Self {
+        match runtime {
+            Runtime::Auto => Self::Auto,
+            Runtime::Glommio => Self::Glommio,
+            Runtime::Tokio => Self::Tokio,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Log {
     /// A level, or directives such as `info,shards=debug`.

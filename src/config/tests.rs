@@ -147,8 +147,8 @@ fn problems_name_place_key_value_and_what_is_allowed() {
         ),
         (
             "[affinity]\nshards = \"5-2\"",
-            "s.toml:2: affinity.shards = \"5-2\" has the range \"5-2\", which runs backwards; allowed: \"auto\", \"all\", or core numbers \
-             and ranges such as \"2-5,7\"",
+            "s.toml:2: affinity.shards = \"5-2\" has the range \"5-2\", which runs backwards; allowed: \"auto\", \"all\", \"numa:N\" for \
+             a NUMA node, or core numbers and ranges such as \"2-5,7\"",
         ),
         ("node = 3", "s.toml:1: node = 3 is not a table"),
         ("[http]\nlisten = 8083", "s.toml:2: http.listen = 8083 is not a text; allowed: a text in quotes"),

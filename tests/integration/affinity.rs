@@ -73,7 +73,7 @@ async fn check(setup: &Setup, shards: usize) {
 }
 
 async fn chosen_cores(runtime: Runtime) {
-    let allowed = streamer::affinity::allowed().unwrap();
+    let allowed = streamer::affinity::Topology::read().unwrap().numbers();
     let (first, last) = (allowed[0], allowed[allowed.len() - 1]);
     let mut setup = Setup::new(runtime);
     // Backwards from what "auto" would do.
@@ -83,7 +83,7 @@ async fn chosen_cores(runtime: Runtime) {
 }
 
 async fn automatic_cores(runtime: Runtime) {
-    let allowed = streamer::affinity::allowed().unwrap();
+    let allowed = streamer::affinity::Topology::read().unwrap().numbers();
     let mut setup = Setup::new(runtime);
     setup.shards = "auto".into();
     let shards = match allowed.len() {

@@ -117,7 +117,7 @@ pub(crate) fn block_on<F: Future>(test: F) -> F::Output {
 
 /// A list of `count` cores for `affinity.shards`, of those that this process is allowed, each as often as needed.
 pub(crate) fn cores(count: usize) -> String {
-    let allowed = streamer::affinity::allowed().expect("the kernel tells which cores are allowed");
+    let allowed = streamer::affinity::Topology::read().expect("the kernel tells which cores are allowed").numbers();
     let names: Vec<String> = allowed.iter().cycle().take(count).map(ToString::to_string).collect();
     names.join(",")
 }
