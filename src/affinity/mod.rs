@@ -176,7 +176,10 @@ fn warnings(ingest: &[usize], shards: &[usize], on: &Topology) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Config;
 
     fn cores(text: &str) -> Cores {
         text.parse().unwrap()
@@ -262,6 +265,25 @@ mod tests {
         assert!(placed.warnings[0].contains("ingest thread shares a physical core"), "{:?}", placed.warnings);
         let placed = place(&cores("2"), &Cores::Auto, &cores("1-2"), &threads).unwrap();
         assert!(placed.warnings[0].contains("ingest thread shares core 2"), "{:?}", placed.warnings);
+    }
+
+    #[test]
+    fn the_profiles_suit_the_machines_that_they_are_for() {
+        for (name, machine, shards) in [
+            ("2-cores", Topology::of_test(1, 2, 1), 1),
+            ("8-cores", Topology::of_test(1, 8, 1), 6),
+            ("32-cores", Topology::of_test(1, 32, 2), 27),
+            ("64-cores", Topology::of_test(1, 64, 2), 55),
+            ("2x32-cores", Topology::of_test(2, 32, 2), 27),
+        ] {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tuning/profiles/{name}.toml"));
+            let config = Config::from_parts(Some(file.clone()), &std::fs::read_to_string(&file).unwrap(), []).unwrap();
+            let cores = config.affinity;
+            let placed = place(&cores.ingest.value, &cores.control.value, &cores.shards.value, &machine).unwrap();
+            assert_eq!((placed.shards.len(), placed.warnings), (shards, vec![]), "{name}");
+            let node = |core: &usize| machine.get(*core).unwrap().node;
+            assert!(placed.shards.iter().chain(&placed.ingest).all(|core| node(core) == 0), "{name}");
+        }
     }
 
     #[test]

@@ -298,4 +298,42 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
     }
+
+    /// What alerts and dashboard ask for must be there: a query of a name that isn't gives nothing, and no error.
+    #[test]
+    fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
+        let backend = BackendStatus {
+            name: "main".into(),
+            phase: Phase::Reading,
+            source: None,
+            position: None,
+            error: None,
+            reopenings: 0,
+            tokens: 0,
+        };
+        let ingest = Arc::new(IngestStatus::default());
+        ingest.publish(IngestPicture { backends: vec![backend], ..IngestPicture::default() });
+        ingest.checkpointed(0);
+        let text = render(&Arc::new(NodeState::silent(ingest, 1))).unwrap();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let known: HashSet<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split([' ', '{']).next())
+            .collect();
+        for path in ["tuning/prometheus/alerts.yml", "tuning/grafana/streamer.json"] {
+            let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+            let queries = std::fs::read_to_string(&file).unwrap();
+            let asked: HashSet<&str> =
+                queries.split(|c| !is_name(c)).filter(|word| word.starts_with("streamer_")).collect();
+            assert!(asked.len() > 5, "{path}");
+            for name in asked {
+                assert!(known.contains(name), "{path} asks for {name}, which isn't in\n{text}");
+            }
+        }
+        let dashboard = std::fs::read_to_string(
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/grafana/streamer.json"),
+        );
+        serde_json::from_str::<serde_json::Value>(&dashboard.unwrap()).unwrap();
+    }
 }

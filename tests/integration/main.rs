@@ -13,3 +13,4 @@ mod restart;
 mod security;
 mod support;
 mod tenants;
+mod tuning;
