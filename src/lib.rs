@@ -8,4 +8,5 @@ pub mod demo;
 pub mod doctor;
 pub mod ingest;
 pub mod node;
+pub mod service;
 pub mod tls;

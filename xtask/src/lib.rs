@@ -1,5 +1,6 @@
 //! What `cargo xtask …` does. It has no dependencies, so that it is built in a second.
 
+pub mod dist;
 pub mod run;
 pub mod servers;
 pub mod tidy;

@@ -9,6 +9,7 @@ cargo xtask COMMAND
                 (`cargo xtask test -p wire`, `cargo xtask test -- some_name`)
   tidy          lengths of files, leftovers, links and names in the docs
   ci            formatting, clippy, tidy, test
+  dist          an archive of the program with its units, tuning files and install script
 
 STREAMER_TEST_MONGODB_URI points the tests at a replica set of yours instead of a server that `test` starts.
 With CI set, a test that would be skipped is a failure.
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Some("test") => xtask::run::test(&rest),
         Some("tidy") if rest.is_empty() => xtask::run::tidy(),
         Some("ci") if rest.is_empty() => xtask::run::ci(),
+        Some("dist") if rest.is_empty() => xtask::dist::dist(),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -116,7 +116,7 @@ fn names_a_package(args: &[String]) -> bool {
         .any(|arg| arg.starts_with("-p") || arg == "--package" || arg.starts_with("--package="))
 }
 
-fn succeed(command: &mut Command, what: &str) -> Result<(), String> {
+pub(crate) fn succeed(command: &mut Command, what: &str) -> Result<(), String> {
     eprintln!("xtask: {}", shown(command));
     let status = command.status().map_err(|error| format!("{}: {error}", shown(command)))?;
     if status.success() { Ok(()) } else { Err(format!("xtask: {what} failed: {status}")) }
@@ -128,7 +128,7 @@ fn shown(command: &Command) -> String {
 }
 
 /// The cargo that runs us, without what it told us about our own package.
-fn cargo(root: &Path) -> Command {
+pub(crate) fn cargo(root: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
     for (name, _) in env::vars_os() {
@@ -140,11 +140,11 @@ fn cargo(root: &Path) -> Command {
     command
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
 }
 
-fn target(root: &Path) -> PathBuf {
+pub(crate) fn target(root: &Path) -> PathBuf {
     root.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
