@@ -565,6 +565,20 @@ async fn a_torn_last_write_is_as_if_it_never_was() {
     assert!(found.len() > 1, "the cuts were of different depth: {found:?}");
 }
 
+/// Whoever waits for a change learns that none will come.
+#[tokio::test]
+async fn a_writer_that_panics_is_a_failure_of_the_store() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open_with(folder.path(), Retention::default(), Clock::new(|| panic!("a clock that breaks")));
+    let mut waiting = stream(&store, Start::Now).await;
+    let (read, written) = tokio::join!(waiting.next(LONG), store.write(vec![put("m1", doc! {})]));
+    let Err(SourceError::Fatal(why)) = read else { panic!("{read:?}") };
+    assert!(why.contains("its writer thread has panicked"), "{why}");
+    assert!(written.is_err());
+    let again = store.write(vec![put("m1", doc! {})]).await.unwrap_err().to_string();
+    assert!(again.contains("its writer thread has panicked"), "{again}");
+}
+
 #[tokio::test]
 async fn a_second_process_is_kept_out() {
     let folder = tempfile::tempdir().expect("a folder");

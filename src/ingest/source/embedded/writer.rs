@@ -294,6 +294,17 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    /// A thread that panics takes no more writes. Readers are told as of any other failure, or the backend would go on as one that
+    /// nobody writes to. Not logged: writing a log line may be what panicked, and what panicked was told by the panic.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.shared.failure.set("its writer thread has panicked".to_owned());
+            self.shared.durable.send_modify(|_| {});
+        }
+    }
+}
+
 /// What a group will commit: its events in order, and the last state of each document that they touch.
 #[derive(Default)]
 struct Staged {
