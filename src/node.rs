@@ -128,6 +128,11 @@ impl DataFolder {
 
 impl Node {
     pub fn start(config: Config) -> Result<Self, NodeError> {
+        Self::start_with(config, Vec::new())
+    }
+
+    /// The same with sources of the caller's: each is read in the place of the configured backend of its name.
+    pub fn start_with(config: Config, given: Vec<Arc<dyn Source>>) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let started = Instant::now();
         let machine = affinity::Topology::read().map_err(NodeError::Affinity)?;
@@ -145,7 +150,7 @@ impl Node {
             self_made = certificate.self_made,
             "certificate (SHA-256)"
         );
-        let (sources, stores) = open_sources(&config)?;
+        let (sources, stores) = open_sources(&config, &given)?;
         let store = FileStore::in_data_folder(&config.node.data_dir)?;
 
         let slots = SlotTable { shards: placement.shards.len() as u16 };
@@ -385,10 +390,14 @@ fn advertised(config: &Config, sockets: &[UdpSocket]) -> Result<Vec<ShardAddress
 
 type Sources = (Vec<Arc<dyn Source>>, Vec<(String, Arc<EmbeddedStore>)>);
 
-fn open_sources(config: &Config) -> Result<Sources, NodeError> {
+fn open_sources(config: &Config, given: &[Arc<dyn Source>]) -> Result<Sources, NodeError> {
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
     let mut stores = Vec::new();
     for backend in &config.backends {
+        if let Some(source) = given.iter().find(|source| source.name() == backend.name) {
+            sources.push(source.clone());
+            continue;
+        }
         match &backend.kind {
             BackendKind::Embedded(embedded) => {
                 let options = StoreOptions {

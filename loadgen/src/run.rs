@@ -1,0 +1,288 @@
+//! One run: a node in this process, Gateways, load for a time, and the reckoning.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use streamer::{
+    config::{Config, Problems},
+    ingest::source::Source,
+    node::{Node, NodeError, NodeFailed},
+};
+use workload::Latency;
+
+use crate::{
+    gateways::{Common, Gateways},
+    plan::Plan,
+    profile::Profile,
+    report::{Moment, Report},
+    schedule::Schedule,
+    source::{
+        direct::{self, Direct},
+        embedded,
+    },
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SourceKind {
+    /// Change events made inside the node's process: everything after the database.
+    Direct,
+    /// Writes over HTTP to the node's embedded store, each answered once the disk has it.
+    Embedded,
+}
+
+impl SourceKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Embedded => "embedded",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// As it was named, for the report.
+    pub profile_name: String,
+    pub profile: Profile,
+    pub source: SourceKind,
+    /// Events a second; flat out where there is none.
+    pub rate: Option<u64>,
+    pub duration: Duration,
+    pub gateways: usize,
+    pub subscriptions: u32,
+    /// Cores of the shards, as in the configuration.
+    pub shards: String,
+    pub runtime: String,
+    pub seed: u64,
+    /// The first Gateway takes this long for each change.
+    pub slow: Option<Duration>,
+    /// A line each second on stderr.
+    pub progress: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the temporary folder can't be made: {0}")]
+    Folder(#[source] std::io::Error),
+    #[error(transparent)]
+    Config(#[from] Problems),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    NodeFailed(#[from] NodeFailed),
+    #[error("{live} of {all} subscriptions are live after {waited:?}")]
+    NotLive { live: u64, all: u64, waited: Duration },
+    #[error("the node isn't ready after {0:?}: {1}")]
+    NotReady(Duration, String),
+    #[error(transparent)]
+    Write(#[from] embedded::WriteFailed),
+    #[error("{0}")]
+    Gateway(String),
+    #[error("threads can't be started: {0}")]
+    Threads(#[source] std::io::Error),
+}
+
+/// How long the node may take to be ready, and subscriptions to be live.
+const READY_MAX: Duration = Duration::from_secs(120);
+
+/// Nothing has come for this long after the last write: no more will.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What should not come would come within this time.
+const MORE: Duration = Duration::from_millis(300);
+
+/// Runs to the end, or until `interrupted` is set; reports in both cases.
+///
+/// # Errors
+/// When the node or a Gateway can't be started, or fails.
+pub fn run(options: &Options, interrupted: &Arc<AtomicBool>) -> Result<Report, RunError> {
+    let folder = tempfile::Builder::new().prefix("loadgen-").tempdir().map_err(RunError::Folder)?;
+    let plan = Arc::new(Plan::new(&options.profile, options.subscriptions, options.gateways, options.seed));
+    let schedule = Arc::new(Schedule::new(options.rate, options.duration));
+    let given: Vec<Arc<dyn Source>> = match options.source {
+        SourceKind::Direct => {
+            vec![Arc::new(Direct::new(&plan, schedule.clone(), options.profile.document_bytes))]
+        }
+        SourceKind::Embedded => Vec::new(),
+    };
+    let started = Instant::now();
+    let node = Node::start_with(config(options, folder.path())?, given)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Threads)?;
+    let result = runtime.block_on(drive(options, &node, plan, schedule, started, interrupted));
+    node.stop()?;
+    result
+}
+
+fn config(options: &Options, folder: &Path) -> Result<Config, RunError> {
+    // The direct source takes the place of a database that nobody connects to.
+    let (backend, kind, mapping) = match options.source {
+        SourceKind::Direct => (direct::NAME, "mongodb\"\nuri = \"mongodb://127.0.0.1:1", "plain"),
+        SourceKind::Embedded => ("embedded", "embedded", "syntrix"),
+    };
+    let text = format!(
+        r#"
+        [node]
+        data_dir = {data_dir:?}
+        runtime = {runtime:?}
+        shutdown_flush = "1s"
+        [affinity]
+        shards = {shards:?}
+        [http]
+        listen = "127.0.0.1:0"
+        [quic]
+        listen = "127.0.0.1:0"
+        [mapping]
+        preset = "{mapping}"
+        [limits]
+        subscriptions_per_gateway = 10000000
+        subscriptions_per_tenant = 10000000
+        subscriptions_per_node = 10000000
+        [[backends]]
+        name = "{backend}"
+        kind = "{kind}"
+        "#,
+        data_dir = folder.display().to_string(),
+        runtime = options.runtime,
+        shards = options.shards,
+    );
+    Ok(Config::from_parts(None, &text, [])?)
+}
+
+async fn drive(
+    options: &Options,
+    node: &Node,
+    plan: Arc<Plan>,
+    schedule: Arc<Schedule>,
+    started: Instant,
+    interrupted: &Arc<AtomicBool>,
+) -> Result<Report, RunError> {
+    while !node.is_ready() {
+        if started.elapsed() > READY_MAX {
+            return Err(RunError::NotReady(READY_MAX, node.state().health().reasons.join("; ")));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let ready_after = started.elapsed();
+    let common = Arc::new(Common {
+        plan: plan.clone(),
+        schedule: schedule.clone(),
+        base: AtomicU64::new(node.store().map_or(0, |store| store.durable_upto())),
+        live: AtomicU64::new(0),
+        delivered: (0..options.gateways).map(|_| AtomicU64::new(0)).collect(),
+        stop: AtomicBool::new(false),
+    });
+    let gateways = Gateways::start(node, common.clone(), options.slow).map_err(RunError::Threads)?;
+    let registering = Instant::now();
+    let all = plan.subscriptions.len() as u64;
+    while common.live.load(Relaxed) < all && !gateways.any_ended() {
+        if registering.elapsed() > READY_MAX {
+            let live = common.live.load(Relaxed);
+            return Err(RunError::NotLive { live, all, waited: READY_MAX });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let registered_after = registering.elapsed();
+    if options.progress {
+        eprintln!("{all} subscriptions of {} Gateways are live after {registered_after:.1?}", options.gateways);
+    }
+
+    schedule.begin();
+    let begun = Instant::now();
+    let mut moments = Vec::new();
+    let load = async {
+        match options.source {
+            SourceKind::Embedded => {
+                let base = format!("http://{}", node.http_address());
+                embedded::write(&plan, &schedule, &base, options.profile.document_bytes).await?;
+            }
+            SourceKind::Direct => {
+                while schedule.ended().is_none() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        Ok::<(), RunError>(())
+    };
+    let watch = watch(options, node, &gateways, begun, interrupted, &mut moments);
+    tokio::pin!(load);
+    tokio::select! {
+        done = &mut load => done?,
+        () = watch => {}
+    }
+    let sent = schedule.sent();
+    let sent_after = begun.elapsed();
+    wait_for(&gateways, plan.deliveries(sent)).await;
+    let (received, faults) = gateways.finish(sent).map_err(RunError::Gateway)?;
+    let delivered_after = received.iter().filter_map(|received| received.last_at).max();
+    let delivered_after = delivered_after.map_or(sent_after, |at| at.saturating_duration_since(begun));
+    Ok(Report::new(options, node, &plan, sent, sent_after, delivered_after, received, faults, moments)
+        .with_start(ready_after, registered_after))
+}
+
+/// Takes a picture each second, until the load is told to end.
+async fn watch(
+    options: &Options,
+    node: &Node,
+    gateways: &Gateways,
+    begun: Instant,
+    interrupted: &Arc<AtomicBool>,
+    moments: &mut Vec<Moment>,
+) {
+    const EVERY: Duration = Duration::from_secs(1);
+    let schedule = &gateways.common.schedule;
+    let mut last = (0, vec![0; options.gateways], vec![0; node.state().shards.len()]);
+    let mut next = begun + EVERY;
+    loop {
+        while Instant::now() < next {
+            if interrupted.load(Relaxed) || gateways.any_ended() {
+                schedule.end();
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20).min(next.saturating_duration_since(Instant::now()))).await;
+        }
+        next += EVERY;
+        let mut latency = Latency::new();
+        gateways.recent.try_iter().for_each(|recent| latency.merge(&recent));
+        let sent = schedule.sent();
+        let delivered: Vec<u64> = gateways.common.delivered.iter().map(|count| count.load(Relaxed)).collect();
+        let shards: Vec<u64> = node.state().shards.iter().map(|shard| shard.stats().shard.events).collect();
+        let rates = |now: &[u64], last: &[u64]| now.iter().zip(last).map(|(now, last)| now - last).collect::<Vec<_>>();
+        let moment = Moment {
+            second: begun.elapsed().as_secs_f64(),
+            events: sent - last.0,
+            deliveries_by_gateway: rates(&delivered, &last.1),
+            events_by_shard: rates(&shards, &last.2),
+            p50_us: latency.p50_us(),
+            p99_us: latency.p99_us(),
+        };
+        if options.progress {
+            if moments.len() % 20 == 0 {
+                eprintln!("{:>6} {:>10} {:>12} {:>9} {:>9}", "s", "events/s", "deliveries/s", "p50 µs", "p99 µs");
+            }
+            let deliveries: u64 = moment.deliveries_by_gateway.iter().sum();
+            let Moment { second, events, p50_us, p99_us, .. } = &moment;
+            eprintln!("{second:>6.0} {events:>10} {deliveries:>12} {p50_us:>9} {p99_us:>9}");
+        }
+        moments.push(moment);
+        last = (sent, delivered, shards);
+    }
+}
+
+/// Waits until all has been delivered or nothing comes any more; then a moment more, for what should not come.
+async fn wait_for(gateways: &Gateways, expected: u64) {
+    let (mut last, mut changed) = (gateways.delivered(), Instant::now());
+    while last < expected && changed.elapsed() < PATIENCE && !gateways.any_ended() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let now = gateways.delivered();
+        if now != last {
+            (last, changed) = (now, Instant::now());
+        }
+    }
+    tokio::time::sleep(MORE).await;
+}

@@ -1,0 +1,173 @@
+//! When each event was due. Latency counts from there, not from when it was sent: a source that can't keep up would otherwise hide
+//! how long its events had waited ("coordinated omission").
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Events whose time is kept where there is no rate.
+const KEPT: usize = 1 << 20;
+
+#[derive(Debug)]
+pub struct Schedule {
+    /// Events a second; flat out where there is none.
+    rate: Option<u64>,
+    duration: Duration,
+    begun: OnceLock<Instant>,
+    /// Nanoseconds since `begun` at which an event was handed over, by its number modulo the length. Flat out, that is when it is due.
+    times_ns: Vec<AtomicU64>,
+    /// Events handed over.
+    sent: AtomicU64,
+    /// No event above this number comes.
+    end: OnceLock<u64>,
+}
+
+impl Schedule {
+    pub fn new(rate: Option<u64>, duration: Duration) -> Self {
+        let kept = if rate.is_some() { 0 } else { KEPT };
+        Self {
+            rate,
+            duration,
+            begun: OnceLock::new(),
+            times_ns: std::iter::repeat_with(|| AtomicU64::new(0)).take(kept).collect(),
+            sent: AtomicU64::new(0),
+            end: OnceLock::new(),
+        }
+    }
+
+    /// Time runs from here on.
+    pub fn begin(&self) {
+        let _ = self.begun.set(Instant::now());
+    }
+
+    pub fn begun(&self) -> Option<Instant> {
+        self.begun.get().copied()
+    }
+
+    /// Events handed over so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    /// How many there are in all, once the time is over or it was told to end.
+    pub fn ended(&self) -> Option<u64> {
+        self.end.get().copied()
+    }
+
+    /// No more is to come. What was handed over stays.
+    pub fn end(&self) {
+        let _ = self.end.set(self.sent());
+    }
+
+    /// How many more events are due now, at most `max`, and how long until the next is, where none is. Flat out, as many as are asked for.
+    pub fn due(&self, now: Instant, max: u64) -> Due {
+        let Some(begun) = self.begun() else { return Due::In(WAIT) };
+        let sent = self.sent();
+        if self.ended().is_some() {
+            return Due::Nothing;
+        }
+        let since = now.saturating_duration_since(begun);
+        if since >= self.duration {
+            // Those that were due before the end still come, where there is a rate.
+            let left = self.rate.map_or(0, |rate| events_in(rate, self.duration).saturating_sub(sent));
+            if left == 0 {
+                self.end();
+                return Due::Nothing;
+            }
+            return Due::Now(left.min(max));
+        }
+        let Some(rate) = self.rate else { return Due::Now(max) };
+        match events_in(rate, since).saturating_sub(sent) {
+            0 => Due::In(self.due_after(sent + 1).saturating_sub(since)),
+            due => Due::Now(due.min(max)),
+        }
+    }
+
+    /// So many more are handed over now. To be called before they are, so that whoever sees one finds its time.
+    pub fn hand_over(&self, count: u64, now: Instant) {
+        let first = self.sent() + 1;
+        if !self.times_ns.is_empty() {
+            let since = now.saturating_duration_since(self.begun().unwrap_or(now)).as_nanos() as u64;
+            for n in first..first + count {
+                self.times_ns[n as usize % KEPT].store(since, Ordering::Relaxed);
+            }
+        }
+        self.sent.store(first + count - 1, Ordering::Release);
+    }
+
+    /// How long ago event `n` was due; `None` where that isn't kept any more.
+    pub fn latency(&self, n: u64, now: Instant) -> Option<Duration> {
+        let since = now.saturating_duration_since(self.begun()?);
+        if self.rate.is_some() {
+            return Some(since.saturating_sub(self.due_after(n)));
+        }
+        let sent = self.sent();
+        (n <= sent && sent - n < KEPT as u64 / 2).then(|| {
+            since.saturating_sub(Duration::from_nanos(self.times_ns[n as usize % KEPT].load(Ordering::Relaxed)))
+        })
+    }
+
+    /// When event `n` is due, from the beginning.
+    fn due_after(&self, n: u64) -> Duration {
+        let rate = self.rate.unwrap_or(1).max(1);
+        let (seconds, rest) = (n / rate, n % rate);
+        Duration::from_secs(seconds) + Duration::from_nanos(rest * 1_000_000_000 / rate)
+    }
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    Now(u64),
+    In(Duration),
+    /// Ever again.
+    Nothing,
+}
+
+/// How often one looks whether it has begun.
+const WAIT: Duration = Duration::from_millis(1);
+
+fn events_in(rate: u64, since: Duration) -> u64 {
+    (u128::from(rate) * since.as_nanos() / 1_000_000_000) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_kept_on_the_whole_also_by_a_source_that_is_late() {
+        let schedule = Schedule::new(Some(1_000), Duration::from_secs(2));
+        assert_eq!(schedule.due(Instant::now(), 100), Due::In(WAIT));
+        schedule.begin();
+        let begun = schedule.begun().unwrap();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        assert_eq!(schedule.due(at(10), 100), Due::Now(10));
+        schedule.hand_over(10, at(10));
+        assert_eq!(schedule.due(at(10), 100), Due::In(Duration::from_millis(1)));
+        // Half a second late: all of it is due, and counts from when it was.
+        assert_eq!(schedule.due(at(510), 100), Due::Now(100));
+        schedule.hand_over(100, at(510));
+        assert_eq!(schedule.latency(11, at(510)), Some(Duration::from_millis(499)));
+        assert_eq!(schedule.due(at(5_000), 10_000), Due::Now(1_890));
+        schedule.hand_over(1_890, at(5_000));
+        assert_eq!((schedule.due(at(5_000), 10), schedule.ended()), (Due::Nothing, Some(2_000)));
+    }
+
+    #[test]
+    fn flat_out_counts_from_the_handing_over() {
+        let schedule = Schedule::new(None, Duration::from_secs(1));
+        schedule.begin();
+        let begun = schedule.begun().unwrap();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        assert_eq!(schedule.due(at(1), 64), Due::Now(64));
+        schedule.hand_over(64, at(100));
+        assert_eq!(schedule.latency(64, at(130)), Some(Duration::from_millis(30)));
+        assert_eq!(schedule.latency(65, at(130)), None);
+        assert_eq!((schedule.due(at(1_000), 64), schedule.ended()), (Due::Nothing, Some(64)));
+    }
+}

@@ -1,0 +1,4 @@
+//! Where the load comes from.
+
+pub mod direct;
+pub mod embedded;
