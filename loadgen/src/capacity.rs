@@ -1,7 +1,10 @@
 //! The highest rate that holds a latency.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,8 +21,8 @@ pub struct Capacity {
     /// Events a second that held the bound; 0 where not even the lowest rate tried did.
     pub rate: u64,
     pub p99_max_us: u64,
-    /// What gave way first above it.
-    pub bottleneck: Bottleneck,
+    /// What gave way at the lowest rate that didn't hold. None where all did.
+    pub bottleneck: Option<Bottleneck>,
     /// Each rate that was tried.
     pub tries: Vec<Try>,
 }
@@ -49,45 +52,67 @@ pub enum Bottleneck {
 /// Rates are told apart to this share of them.
 const PRECISION: f64 = 0.05;
 
-/// Looks for it with runs of this length, between `low` and `high` events a second.
+/// Looks for it with runs, between `from` and `to` events a second.
 ///
 /// # Errors
 /// When a run can't be made.
 pub fn search(
     options: &Options,
     p99_max: Duration,
-    (mut low, mut high): (u64, u64),
+    (from, to): (u64, u64),
     interrupted: &Arc<AtomicBool>,
     mut told: impl FnMut(&Try),
 ) -> Result<Capacity, RunError> {
     let p99_max_us = p99_max.as_micros() as u64;
+    let mut steps = Steps::new(from, to);
     let mut tries = Vec::new();
-    let mut best = 0;
-    let mut bottleneck = Bottleneck::Ingest;
-    let mut rate = low;
-    loop {
+    while let Some(rate) = steps.next() {
         let report = run(&Options { rate: Some(rate), ..options.clone() }, interrupted)?;
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
         let why = gave_way(&report, p99_max_us);
         let tried = Try { rate, holds: why.is_none(), p99_us: report.p99_us, events_per_s: report.events_per_s, why };
         told(&tried);
         tries.push(tried);
-        match why {
-            None => {
-                best = best.max(rate);
-                low = rate;
-            }
-            Some(why) => {
-                bottleneck = why;
-                high = rate;
+        steps.tried(rate, why.is_none());
+    }
+    // What the lowest rate that didn't hold failed by.
+    let lowest = tries.iter().filter(|tried| !tried.holds).min_by_key(|tried| tried.rate);
+    Ok(Capacity { rate: steps.best, p99_max_us, bottleneck: lowest.and_then(|tried| tried.why), tries })
+}
+
+/// Which rates to try: doubled as long as all hold, then halved between the highest that did and the lowest that didn't.
+struct Steps {
+    from: u64,
+    to: u64,
+    best: u64,
+    lowest_failed: Option<u64>,
+}
+
+impl Steps {
+    fn new(from: u64, to: u64) -> Self {
+        Self { from, to, best: 0, lowest_failed: None }
+    }
+
+    fn next(&self) -> Option<u64> {
+        match (self.best, self.lowest_failed) {
+            (0, None) => Some(self.from),
+            (0, Some(_)) => None,
+            (best, None) => (best < self.to).then(|| (best * 2).min(self.to)),
+            (best, Some(failed)) => {
+                let is_near = failed as f64 <= best as f64 * (1.0 + PRECISION);
+                (!is_near && failed > best + 1).then(|| best.midpoint(failed))
             }
         }
-        let is_found = high as f64 <= low as f64 * (1.0 + PRECISION) || best >= high || (best == 0 && high <= low);
-        if is_found || interrupted.load(std::sync::atomic::Ordering::Relaxed) {
-            return Ok(Capacity { rate: best, p99_max_us, bottleneck, tries });
+    }
+
+    fn tried(&mut self, rate: u64, holds: bool) {
+        if holds {
+            self.best = self.best.max(rate);
+        } else {
+            self.lowest_failed = Some(self.lowest_failed.map_or(rate, |failed| failed.min(rate)));
         }
-        // Doubled as long as nothing gives way, then halved between.
-        let none_gave_way = tries.iter().all(|tried| tried.holds);
-        rate = if none_gave_way { (low * 2).min(high) } else { low.midpoint(high) };
     }
 }
 
@@ -104,4 +129,32 @@ fn gave_way(report: &Report, p99_max_us: u64) -> Option<Bottleneck> {
         false if report.behind => Bottleneck::Ingest,
         false => Bottleneck::Gateways,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found where everything up to `holds` holds, and what was tried.
+    fn found(from: u64, to: u64, holds: u64) -> (u64, Vec<u64>) {
+        let mut steps = Steps::new(from, to);
+        let mut tried = Vec::new();
+        while let Some(rate) = steps.next() {
+            tried.push(rate);
+            steps.tried(rate, rate <= holds);
+        }
+        (steps.best, tried)
+    }
+
+    #[test]
+    fn the_search_ends_near_what_holds() {
+        assert_eq!(found(200, 700, u64::MAX), (700, vec![200, 400, 700]));
+        assert_eq!(found(200, 700, 100), (0, vec![200]));
+        assert_eq!(found(1, 2, 1), (1, vec![1, 2]));
+        for holds in [10_000, 12_345, 99_999, 1_234_567] {
+            let (best, tried) = found(10_000, 10_000_000, holds);
+            assert!(best <= holds && best as f64 * (1.0 + 2.0 * PRECISION) > holds as f64, "{holds}: {best}");
+            assert!(tried.len() < 20, "{tried:?}");
+        }
+    }
 }

@@ -101,7 +101,7 @@ mod tests {
 
     /// Everything as it should be, but for what `break_it` does to the deliveries.
     fn faults(break_it: impl FnOnce(&mut Vec<(u32, u64)>)) -> Faults {
-        let plan = Plan::new(&Profile::load("orders").unwrap(), 1_000, 2, 3);
+        let plan = Plan::new(&Profile::load("orders").unwrap(), 1_000, 2, 3, "t");
         let n = 40_000;
         let of_gateway_0 = |number: &u32| plan.subscriptions[*number as usize].gateway == 0;
         let mut deliveries: Vec<(u32, u64)> = (1..=n)

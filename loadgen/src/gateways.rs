@@ -24,8 +24,8 @@ use crate::{
 pub struct Common {
     pub plan: Arc<Plan>,
     pub schedule: Arc<Schedule>,
-    /// Cluster time of the event before the first one of the plan.
-    pub base: AtomicU64,
+    /// Cluster time of the event before the first one of the plan. `None`: the number stands in the document.
+    pub base: Option<u64>,
     /// Subscriptions that are live, over all Gateways.
     pub live: AtomicU64,
     pub delivered: Vec<AtomicU64>,
@@ -149,7 +149,10 @@ async fn receive(
         };
         match event.what {
             AppEvent::Change(change) => {
-                let n = change.id().time.saturating_sub(common.base.load(Relaxed));
+                let n = match common.base {
+                    Some(base) => change.id().time.saturating_sub(base),
+                    None => change.document().and_then(|document| document.get_i64("n").ok()).unwrap_or(0) as u64,
+                };
                 // The id is the subscription's number.
                 let number = change.subscription().id.parse().unwrap_or(u32::MAX);
                 received.checker.delivered(plan, index, number, n);

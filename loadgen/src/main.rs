@@ -43,6 +43,9 @@ struct LoadArgs {
     profile: String,
     #[arg(long, value_enum, default_value_t = SourceKind::Direct)]
     source: SourceKind,
+    /// Of the replica set, for the mongodb source.
+    #[arg(long)]
+    uri: Option<String>,
     /// Seconds of load; of each run, where there are several.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -148,10 +151,13 @@ fn act(command: Command) -> Result<ExitCode, String> {
                 capacity::search(&options, bound, range, &interrupted()?, told).map_err(|error| said(&error))?;
             match args.load.json {
                 true => println!("{}", serde_json::to_string_pretty(&found).map_err(|error| said(&error))?),
-                false => println!(
-                    "{} events a second with p99 of at most {} ms; above it, {:?} gives way",
-                    found.rate, args.p99_ms, found.bottleneck
-                ),
+                false => {
+                    let above = match found.bottleneck {
+                        Some(bottleneck) => format!("above it, {bottleneck:?} gives way"),
+                        None => "more was not tried".to_owned(),
+                    };
+                    println!("{} events a second with p99 of at most {} ms; {above}", found.rate, args.p99_ms);
+                }
             }
             Ok(if found.rate > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -163,6 +169,7 @@ fn options(load: &LoadArgs, rate: Option<u64>) -> Result<Options, String> {
         profile_name: load.profile.clone(),
         profile: Profile::load(&load.profile).map_err(|error| error.to_string())?,
         source: load.source,
+        uri: load.uri.clone(),
         rate,
         duration: Duration::from_secs(load.seconds.max(1)),
         gateways: usize::from(load.gateways),

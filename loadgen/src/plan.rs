@@ -4,7 +4,7 @@
 //! Events repeat: event number n (from 1) is the one at n modulo [`POOL`] of a pool whose matches were found once. Only what is told
 //! by `n` itself differs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use rand::{Rng, SeedableRng, distr::Distribution, distr::weighted::WeightedIndex};
 use rand_chacha::ChaCha8Rng;
@@ -65,12 +65,12 @@ pub struct Event {
 }
 
 impl Plan {
-    /// `count` subscriptions dealt out among `gateways`. The same seed gives the same plan.
-    pub fn new(profile: &Profile, count: u32, gateways: usize, seed: u64) -> Self {
+    /// `count` subscriptions dealt out among `gateways`. The same seed gives the same plan, whatever `prefix` tenants have.
+    pub fn new(profile: &Profile, count: u32, gateways: usize, seed: u64, prefix: &str) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let places: Vec<Place> = (0..profile.collections)
             .map(|number| Place {
-                tenant: format!("tenant-{}", number % profile.tenants),
+                tenant: format!("{prefix}{}", number % profile.tenants),
                 collection: format!("c{number}"),
             })
             .collect();
@@ -108,11 +108,16 @@ impl Plan {
 
         let mut all = places;
         all.extend((0..profile.collections).map(|number| Place {
-            tenant: format!("tenant-{}", number % profile.tenants),
+            tenant: format!("{prefix}{}", number % profile.tenants),
             collection: format!("unwatched{number}"),
         }));
         let events = events(profile, &subscriptions, keys, &mut random);
         Self { places: all, subscriptions, events }
+    }
+
+    /// Each once.
+    pub fn tenants(&self) -> BTreeSet<&str> {
+        self.places.iter().map(|place| place.tenant.as_str()).collect()
     }
 
     /// Event number `n`, from 1.
@@ -245,7 +250,7 @@ mod tests {
     fn an_event_matches_as_many_as_the_profile_says() {
         for name in profile::names() {
             let profile = Profile::load(name).unwrap();
-            let plan = Plan::new(&profile, 100_000, 4, 1);
+            let plan = Plan::new(&profile, 100_000, 4, 1, "t");
             let watched = plan.events.iter().filter(|event| event.place < profile.collections).count() as f64;
             let mean = plan.deliveries(POOL as u64) as f64 / watched;
             assert!((profile.matches * 0.8..profile.matches * 1.25).contains(&mean), "{name}: {mean}");
@@ -254,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_is_expected_adds_up() {
-        let plan = Plan::new(&Profile::load("orders").unwrap(), 5_000, 3, 7);
+        let plan = Plan::new(&Profile::load("orders").unwrap(), 5_000, 3, 7, "t");
         for n in [1, 100, POOL as u64, POOL as u64 * 2 + 77] {
             let counts = plan.expected(n);
             assert_eq!(counts.iter().sum::<u64>(), plan.deliveries(n), "{n}");
@@ -262,7 +267,7 @@ mod tests {
             assert_eq!(counts[17], one, "{n}");
         }
         assert_eq!(
-            format!("{:?}", Plan::new(&Profile::load("orders").unwrap(), 5_000, 3, 7).events),
+            format!("{:?}", Plan::new(&Profile::load("orders").unwrap(), 5_000, 3, 7, "t").events),
             format!("{:?}", plan.events)
         );
     }

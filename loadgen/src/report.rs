@@ -6,7 +6,7 @@ use serde::Serialize;
 use streamer::node::Node;
 use workload::Latency;
 
-use crate::{check::Faults, gateways::Received, plan::Plan, run::Options};
+use crate::{check::Faults, gateways::Received, plan::Plan, run::Options, schedule::CountsFrom};
 
 /// A second of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -81,6 +81,7 @@ impl Report {
         options: &Options,
         node: &Node,
         plan: &Plan,
+        counts_from: CountsFrom,
         sent: u64,
         sent_after: Duration,
         delivered_after: Duration,
@@ -127,10 +128,7 @@ impl Report {
             out_of_order: faults.out_of_order,
             events_per_s: per_s(sent, sent_after.max(delivered_after)),
             deliveries_per_s: per_s(delivered, sent_after.max(delivered_after)),
-            latency_from: match options.rate {
-                Some(_) => "when the event was due, whether or not the source was late",
-                None => "when the event was handed over: flat out, nothing is due before",
-            },
+            latency_from: counts_from.describe(),
             p50_us: latency.p50_us(),
             p99_us: latency.p99_us(),
             p999_us: latency.p999_us(),

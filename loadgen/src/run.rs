@@ -21,10 +21,11 @@ use crate::{
     plan::Plan,
     profile::Profile,
     report::{Moment, Report},
-    schedule::Schedule,
+    schedule::{CountsFrom, Schedule},
     source::{
         direct::{self, Direct},
         embedded,
+        mongodb::{Database, DatabaseFailed},
     },
 };
 
@@ -34,6 +35,8 @@ pub enum SourceKind {
     Direct,
     /// Writes over HTTP to the node's embedded store, each answered once the disk has it.
     Embedded,
+    /// Writes to the replica set at --uri, in databases of their own that are dropped in the end.
+    Mongodb,
 }
 
 impl SourceKind {
@@ -41,6 +44,7 @@ impl SourceKind {
         match self {
             Self::Direct => "direct",
             Self::Embedded => "embedded",
+            Self::Mongodb => "mongodb",
         }
     }
 }
@@ -51,6 +55,8 @@ pub struct Options {
     pub profile_name: String,
     pub profile: Profile,
     pub source: SourceKind,
+    /// Of the replica set, for [`SourceKind::Mongodb`].
+    pub uri: Option<String>,
     /// Events a second; flat out where there is none.
     pub rate: Option<u64>,
     pub duration: Duration,
@@ -82,6 +88,10 @@ pub enum RunError {
     NotReady(Duration, String),
     #[error(transparent)]
     Write(#[from] embedded::WriteFailed),
+    #[error(transparent)]
+    Database(#[from] DatabaseFailed),
+    #[error("the mongodb source needs --uri, the URI of a replica set")]
+    NoUri,
     #[error("{0}")]
     Gateway(String),
     #[error("threads can't be started: {0}")]
@@ -103,27 +113,54 @@ const MORE: Duration = Duration::from_millis(300);
 /// When the node or a Gateway can't be started, or fails.
 pub fn run(options: &Options, interrupted: &Arc<AtomicBool>) -> Result<Report, RunError> {
     let folder = tempfile::Builder::new().prefix("loadgen-").tempdir().map_err(RunError::Folder)?;
-    let plan = Arc::new(Plan::new(&options.profile, options.subscriptions, options.gateways, options.seed));
-    let schedule = Arc::new(Schedule::new(options.rate, options.duration));
+    // Runs against one server don't meet.
+    let prefix = match options.source {
+        SourceKind::Mongodb => format!("loadgen-{:08x}-", rand::random::<u32>()),
+        SourceKind::Direct | SourceKind::Embedded => "tenant-".to_owned(),
+    };
+    let plan = Plan::new(&options.profile, options.subscriptions, options.gateways, options.seed, &prefix);
+    let plan = Arc::new(plan);
+    let counts_from = match (options.source, options.rate) {
+        (SourceKind::Mongodb, _) => CountsFrom::Acknowledged,
+        (_, Some(_)) => CountsFrom::Due,
+        (_, None) => CountsFrom::HandedOver,
+    };
+    let schedule = Arc::new(Schedule::new(options.rate, options.duration, counts_from));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Threads)?;
+    let database = match (options.source, &options.uri) {
+        (SourceKind::Mongodb, Some(uri)) => Some(runtime.block_on(Database::connect(uri))?),
+        (SourceKind::Mongodb, None) => return Err(RunError::NoUri),
+        _ => None,
+    };
     let given: Vec<Arc<dyn Source>> = match options.source {
         SourceKind::Direct => {
             vec![Arc::new(Direct::new(&plan, schedule.clone(), options.profile.document_bytes))]
         }
-        SourceKind::Embedded => Vec::new(),
+        SourceKind::Embedded | SourceKind::Mongodb => Vec::new(),
     };
     let started = Instant::now();
-    let node = Node::start_with(config(options, folder.path())?, given)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Threads)?;
-    let result = runtime.block_on(drive(options, &node, plan, schedule, started, interrupted));
+    let node = Node::start_with(config(options, &plan, folder.path())?, given)?;
+    let result =
+        runtime.block_on(drive(options, &node, plan.clone(), schedule, database.as_ref(), started, interrupted));
     node.stop()?;
+    if let Some(database) = database {
+        runtime.block_on(database.clean(&plan))?;
+    }
     result
 }
 
-fn config(options: &Options, folder: &Path) -> Result<Config, RunError> {
-    // The direct source takes the place of a database that nobody connects to.
-    let (backend, kind, mapping) = match options.source {
-        SourceKind::Direct => (direct::NAME, "mongodb\"\nuri = \"mongodb://127.0.0.1:1", "plain"),
-        SourceKind::Embedded => ("embedded", "embedded", "syntrix"),
+fn config(options: &Options, plan: &Plan, folder: &Path) -> Result<Config, RunError> {
+    let (mapping, backend) = match options.source {
+        // It takes the place of a database that nobody connects to.
+        SourceKind::Direct => {
+            ("plain", format!("name = {:?}\nkind = \"mongodb\"\nuri = \"mongodb://127.0.0.1:1\"", direct::NAME))
+        }
+        SourceKind::Embedded => ("syntrix", "name = \"embedded\"\nkind = \"embedded\"".to_owned()),
+        SourceKind::Mongodb => {
+            let uri = options.uri.as_deref().unwrap_or_default();
+            let tenants: Vec<&str> = plan.tenants().into_iter().collect();
+            ("plain", format!("name = \"main\"\nkind = \"mongodb\"\nuri = {uri:?}\nnamespaces = {tenants:?}"))
+        }
     };
     let text = format!(
         r#"
@@ -144,8 +181,7 @@ fn config(options: &Options, folder: &Path) -> Result<Config, RunError> {
         subscriptions_per_tenant = 10000000
         subscriptions_per_node = 10000000
         [[backends]]
-        name = "{backend}"
-        kind = "{kind}"
+        {backend}
         "#,
         data_dir = folder.display().to_string(),
         runtime = options.runtime,
@@ -159,6 +195,7 @@ async fn drive(
     node: &Node,
     plan: Arc<Plan>,
     schedule: Arc<Schedule>,
+    database: Option<&Database>,
     started: Instant,
     interrupted: &Arc<AtomicBool>,
 ) -> Result<Report, RunError> {
@@ -172,7 +209,11 @@ async fn drive(
     let common = Arc::new(Common {
         plan: plan.clone(),
         schedule: schedule.clone(),
-        base: AtomicU64::new(node.store().map_or(0, |store| store.durable_upto())),
+        base: match options.source {
+            SourceKind::Direct => Some(0),
+            SourceKind::Embedded => Some(node.store().map_or(0, |store| store.durable_upto())),
+            SourceKind::Mongodb => None,
+        },
         live: AtomicU64::new(0),
         delivered: (0..options.gateways).map(|_| AtomicU64::new(0)).collect(),
         stop: AtomicBool::new(false),
@@ -201,6 +242,10 @@ async fn drive(
                 let base = format!("http://{}", node.http_address());
                 embedded::write(&plan, &schedule, &base, options.profile.document_bytes).await?;
             }
+            SourceKind::Mongodb => {
+                let database = database.ok_or(RunError::NoUri)?;
+                database.write(&plan, &schedule, options.profile.document_bytes).await?;
+            }
             SourceKind::Direct => {
                 while schedule.ended().is_none() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -221,8 +266,19 @@ async fn drive(
     let (received, faults) = gateways.finish(sent).map_err(RunError::Gateway)?;
     let delivered_after = received.iter().filter_map(|received| received.last_at).max();
     let delivered_after = delivered_after.map_or(sent_after, |at| at.saturating_duration_since(begun));
-    Ok(Report::new(options, node, &plan, sent, sent_after, delivered_after, received, faults, moments)
-        .with_start(ready_after, registered_after))
+    Ok(Report::new(
+        options,
+        node,
+        &plan,
+        schedule.counts_from(),
+        sent,
+        sent_after,
+        delivered_after,
+        received,
+        faults,
+        moments,
+    )
+    .with_start(ready_after, registered_after))
 }
 
 /// Takes a picture each second, until the load is told to end.

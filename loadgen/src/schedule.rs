@@ -12,13 +12,35 @@ use std::{
 /// Events whose time is kept where there is no rate.
 const KEPT: usize = 1 << 20;
 
+/// What latency counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountsFrom {
+    /// When an event was due, whether or not the source was late.
+    Due,
+    /// When it was handed over: flat out, nothing is due before.
+    HandedOver,
+    /// When its write was acknowledged. What arrives before took no time.
+    Acknowledged,
+}
+
+impl CountsFrom {
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Due => "when the event was due, whether or not the source was late",
+            Self::HandedOver => "when the event was handed over: flat out, nothing is due before",
+            Self::Acknowledged => "when the database had acknowledged the write",
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Schedule {
     /// Events a second; flat out where there is none.
     rate: Option<u64>,
+    counts_from: CountsFrom,
     duration: Duration,
     begun: OnceLock<Instant>,
-    /// Nanoseconds since `begun` at which an event was handed over, by its number modulo the length. Flat out, that is when it is due.
+    /// Nanoseconds since `begun` at which an event was handed over or acknowledged, by its number modulo the length.
     times_ns: Vec<AtomicU64>,
     /// Events handed over.
     sent: AtomicU64,
@@ -27,10 +49,11 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    pub fn new(rate: Option<u64>, duration: Duration) -> Self {
-        let kept = if rate.is_some() { 0 } else { KEPT };
+    pub fn new(rate: Option<u64>, duration: Duration, counts_from: CountsFrom) -> Self {
+        let kept = if counts_from == CountsFrom::Due { 0 } else { KEPT };
         Self {
             rate,
+            counts_from,
             duration,
             begun: OnceLock::new(),
             times_ns: std::iter::repeat_with(|| AtomicU64::new(0)).take(kept).collect(),
@@ -90,25 +113,45 @@ impl Schedule {
     /// So many more are handed over now. To be called before they are, so that whoever sees one finds its time.
     pub fn hand_over(&self, count: u64, now: Instant) {
         let first = self.sent() + 1;
-        if !self.times_ns.is_empty() {
-            let since = now.saturating_duration_since(self.begun().unwrap_or(now)).as_nanos() as u64;
-            for n in first..first + count {
-                self.times_ns[n as usize % KEPT].store(since, Ordering::Relaxed);
+        match self.counts_from {
+            CountsFrom::Due => {}
+            CountsFrom::HandedOver => self.note(first, count, now),
+            CountsFrom::Acknowledged => {
+                (first..first + count).for_each(|n| self.time_of(n).store(NOT_YET, Ordering::Relaxed))
             }
         }
         self.sent.store(first + count - 1, Ordering::Release);
     }
 
+    /// The writes of so many events from `first` on were acknowledged.
+    pub fn acknowledged(&self, first: u64, count: u64, now: Instant) {
+        if self.counts_from == CountsFrom::Acknowledged {
+            self.note(first, count, now);
+        }
+    }
+
+    fn note(&self, first: u64, count: u64, now: Instant) {
+        let since = now.saturating_duration_since(self.begun().unwrap_or(now)).as_nanos() as u64;
+        (first..first + count).for_each(|n| self.time_of(n).store(since, Ordering::Relaxed));
+    }
+
+    fn time_of(&self, n: u64) -> &AtomicU64 {
+        &self.times_ns[n as usize % KEPT]
+    }
+
+    pub fn counts_from(&self) -> CountsFrom {
+        self.counts_from
+    }
+
     /// How long ago event `n` was due; `None` where that isn't kept any more.
     pub fn latency(&self, n: u64, now: Instant) -> Option<Duration> {
         let since = now.saturating_duration_since(self.begun()?);
-        if self.rate.is_some() {
+        if self.counts_from == CountsFrom::Due {
             return Some(since.saturating_sub(self.due_after(n)));
         }
         let sent = self.sent();
-        (n <= sent && sent - n < KEPT as u64 / 2).then(|| {
-            since.saturating_sub(Duration::from_nanos(self.times_ns[n as usize % KEPT].load(Ordering::Relaxed)))
-        })
+        (n <= sent && sent - n < KEPT as u64 / 2)
+            .then(|| since.saturating_sub(Duration::from_nanos(self.time_of(n).load(Ordering::Relaxed))))
     }
 
     /// When event `n` is due, from the beginning.
@@ -128,6 +171,9 @@ pub enum Due {
     Nothing,
 }
 
+/// Later than any time: what isn't acknowledged yet.
+const NOT_YET: u64 = u64::MAX;
+
 /// How often one looks whether it has begun.
 const WAIT: Duration = Duration::from_millis(1);
 
@@ -141,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_rate_is_kept_on_the_whole_also_by_a_source_that_is_late() {
-        let schedule = Schedule::new(Some(1_000), Duration::from_secs(2));
+        let schedule = Schedule::new(Some(1_000), Duration::from_secs(2), CountsFrom::Due);
         assert_eq!(schedule.due(Instant::now(), 100), Due::In(WAIT));
         schedule.begin();
         let begun = schedule.begun().unwrap();
@@ -160,7 +206,7 @@ mod tests {
 
     #[test]
     fn flat_out_counts_from_the_handing_over() {
-        let schedule = Schedule::new(None, Duration::from_secs(1));
+        let schedule = Schedule::new(None, Duration::from_secs(1), CountsFrom::HandedOver);
         schedule.begin();
         let begun = schedule.begun().unwrap();
         let at = |ms: u64| begun + Duration::from_millis(ms);
@@ -169,5 +215,17 @@ mod tests {
         assert_eq!(schedule.latency(64, at(130)), Some(Duration::from_millis(30)));
         assert_eq!(schedule.latency(65, at(130)), None);
         assert_eq!((schedule.due(at(1_000), 64), schedule.ended()), (Due::Nothing, Some(64)));
+    }
+
+    #[test]
+    fn what_comes_before_its_acknowledgement_took_no_time() {
+        let schedule = Schedule::new(Some(1_000), Duration::from_secs(1), CountsFrom::Acknowledged);
+        schedule.begin();
+        let begun = schedule.begun().unwrap();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        schedule.hand_over(10, at(10));
+        assert_eq!(schedule.latency(3, at(12)), Some(Duration::ZERO));
+        schedule.acknowledged(1, 10, at(15));
+        assert_eq!(schedule.latency(3, at(17)), Some(Duration::from_millis(2)));
     }
 }

@@ -183,12 +183,12 @@ mod tests {
     use bson::RawDocument;
 
     use super::*;
-    use crate::profile::Profile;
+    use crate::{profile::Profile, schedule::CountsFrom};
 
     #[tokio::test]
     async fn events_are_what_the_plan_says_and_can_be_read_again() {
-        let plan = Plan::new(&Profile::load("orders").unwrap(), 1_000, 1, 1);
-        let schedule = Arc::new(Schedule::new(None, Duration::from_secs(60)));
+        let plan = Plan::new(&Profile::load("orders").unwrap(), 1_000, 1, 1, "t");
+        let schedule = Arc::new(Schedule::new(None, Duration::from_secs(60), CountsFrom::HandedOver));
         let direct = Direct::new(&plan, schedule.clone(), 600);
         schedule.begin();
         let mut live = direct.open(Start::Now, Purpose::Live).await.unwrap();
