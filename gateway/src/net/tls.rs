@@ -170,7 +170,50 @@ const _: () = assert!(RECEIVE_WINDOW_BYTES >= (UNI_STREAMS + 1) * STREAM_WINDOW_
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use quinn::{Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
+    use rustls_pki_types::PrivateKeyDer;
+
     use super::*;
+
+    /// A node that allows early data, keeps nothing alive, and has an idle time ten times as long.
+    #[tokio::test]
+    async fn the_sdk_keeps_a_quiet_connection_and_sends_no_early_data() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        tls.alpn_protocols = vec![wire::ALPN.to_vec()];
+        tls.max_early_data_size = u32::MAX;
+        let server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let node = Endpoint::server(server, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = node.local_addr().unwrap();
+        let accepting = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Some(incoming) = node.accept().await {
+                held.extend(incoming.await.ok());
+            }
+        });
+
+        let trust = Trust::Fingerprint(Sha256::digest(&certificate).into());
+        let config = client_config(trust, Duration::from_secs(3)).unwrap();
+        let client = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let connect = || client.connect_with(config.clone(), address, "localhost").unwrap();
+        let quiet = connect().await.unwrap();
+        // At a third of the idle time each, that is past the whole of it.
+        while quiet.stats().frame_tx.ping < 4 {
+            assert_eq!(quiet.close_reason(), None);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(connect().into_0rtt().is_err(), "a second session may begin with early data");
+        accepting.abort();
+    }
 
     #[test]
     fn fingerprints_are_read_in_their_usual_forms() {

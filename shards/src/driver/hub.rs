@@ -18,7 +18,7 @@ use tracing::debug;
 use wire::{ErrorCode, MAX_UNANSWERED_REQUESTS, Reply, Request, SubscribeItem, SubscriptionKey};
 
 use super::{cells::CellWriter, core::Core, executor::Executor, local::LocalEvent, ring::RingStats, stats::*};
-use crate::{CommandId, CommandReply, ConnectionId, FilterStep, FromIngest, Input, Millis, Output, Ticket};
+use crate::{CommandId, CommandReply, ConnectionId, FilterStep, FromIngest, Input, Millis, Output, Refusal, Ticket};
 
 /// From a shard to the control thread.
 #[derive(Debug)]
@@ -49,6 +49,9 @@ const CONTROL_BACKLOG_MAX: usize = 1_024;
 /// refusal.
 const REPLIES_MAX: usize = MAX_UNANSWERED_REQUESTS + 2;
 
+/// What is told to whoever comes while the node stops, and to whoever is there when it has.
+pub(super) const SHUTTING_DOWN: &str = "the node is shutting down";
+
 pub(super) struct Hub<C> {
     partition: u16,
     body_bytes_max: usize,
@@ -62,6 +65,10 @@ pub(super) struct Hub<C> {
     /// Connections that are not in `lines` yet.
     pub(super) newcomers: Cell<usize>,
     backlog: RefCell<VecDeque<FromShard>>,
+    /// The node is about to stop: nobody is let in any more.
+    draining: Cell<bool>,
+    /// What was asked of the control thread since then, by its number of items. It is refused here.
+    turned_away: RefCell<VecDeque<(Ticket, usize)>>,
     /// Something but the ring went in since the last look: there may be something to publish, or a backlog.
     pub(super) stirred: LocalEvent,
     /// A connection has left.
@@ -83,6 +90,8 @@ impl<C: Core> Hub<C> {
             next_connection: Cell::new(1),
             newcomers: Cell::new(0),
             backlog: RefCell::default(),
+            draining: Cell::new(false),
+            turned_away: RefCell::default(),
             stirred: LocalEvent::default(),
             left: LocalEvent::default(),
             counters: Counters::default(),
@@ -200,6 +209,29 @@ impl<C: Core> Hub<C> {
         Session { hub: Rc::clone(self), line }
     }
 
+    /// Lets nobody in from here on, and asks all sessions to leave within this time; with none, they aren't asked.
+    pub(super) fn drain(&self, within_ms: u32) {
+        self.draining.set(true);
+        if within_ms > 0 {
+            self.input(Input::GoAway { within_ms });
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Answers what would have been asked of the control thread. Whether there was anything.
+    pub(super) fn turn_away(&self) -> bool {
+        let mut any = false;
+        loop {
+            let Some((ticket, items)) = self.turned_away.borrow_mut().pop_front() else { return any };
+            any = true;
+            let refusal = Refusal { code: ErrorCode::ShuttingDown, message: SHUTTING_DOWN.into() };
+            self.input(Input::Admitted { ticket, results: vec![Err(refusal); items] });
+        }
+    }
+
     /// Ends all sessions for this reason, each once it is flushed.
     pub(super) fn refuse_all(&self, code: ErrorCode, message: &str) {
         for line in self.lines.borrow().values() {
@@ -238,6 +270,9 @@ impl<C: Core> Hub<C> {
                     if let Some(line) = lines.get(&connection) {
                         line.close(code, message);
                     }
+                }
+                Output::Admit { ticket, items, .. } if self.draining.get() => {
+                    self.turned_away.borrow_mut().push_back((ticket, items.len()));
                 }
                 Output::Admit { ticket, gateway, items } => {
                     self.backlog.borrow_mut().push_back(FromShard::Admit { shard, ticket, gateway, items });

@@ -40,6 +40,15 @@ const SLOW_PASS: Duration = Duration::from_millis(100);
 
 const _: () = assert!(TICK.as_millis() * 2 <= 100, "a tick that is late by one interval is still in time");
 
+/// How far the shard is to end.
+pub(super) enum Ending {
+    /// Nobody new; those that are there are asked to leave within this time.
+    Drain {
+        within_ms: u32,
+    },
+    Stop,
+}
+
 pub(super) struct MainLoop<C: Core> {
     pub(super) hub: Rc<Hub<C>>,
     pub(super) executor: Rc<Executor>,
@@ -49,7 +58,7 @@ pub(super) struct MainLoop<C: Core> {
     pub(super) to_control: Outbox,
     pub(super) filter_builder: FilterClient,
     pub(super) filters_built: Inbox<FilterBuilt>,
-    pub(super) stop: Inbox<()>,
+    pub(super) stop: Inbox<Ending>,
     pub(super) cells: CellWriter,
 }
 
@@ -71,6 +80,7 @@ impl<C: Core> MainLoop<C> {
                 self.executor.guard(next_tick);
             }
             worked |= self.hub.work();
+            worked |= self.hub.turn_away();
             worked |= self.step_filter();
             worked |= self.to_control.forward(&self.hub);
             // All that has stirred until here is in what is published now.
@@ -146,8 +156,14 @@ impl<C: Core> MainLoop<C> {
     }
 
     fn is_told_to_stop(&mut self) -> bool {
+        while let Some(ending) = self.stop.take() {
+            match ending {
+                Ending::Drain { within_ms } => self.hub.drain(within_ms),
+                Ending::Stop => return true,
+            }
+        }
         // A handle that is gone can't say stop any more.
-        self.stop.take().is_some() || self.stop.closed
+        self.stop.closed
     }
 
     /// Waits for anything to do. What it took while it waited is kept for the next pass.

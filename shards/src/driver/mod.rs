@@ -33,7 +33,7 @@ pub use self::{
     executor::{ExecutorError, Preflight, RuntimeChoice, RuntimeKind, RuntimeUnavailable, RuntimeUsed, UnknownRuntime},
     filter_builder::FilterBuilder,
     hub::FromShard,
-    quic::{Authenticator, AuthorizedGateway, QuicConfig, SocketBuffers, TlsError},
+    quic::{Authenticator, AuthorizedGateway, QuicConfig, SocketBuffers, TlsError, gso_self_test},
     ring::{Closed, PushError, RingConsumer, RingProducer, RingStats, ring},
     stats::{DriverStats, StatsSnapshot},
     thread::{ShardFailed, ShardHandle, ShardThread, ShardThreadConfig, StartError},

@@ -20,12 +20,12 @@ use super::{
     cells::CellWriter,
     core::Core,
     executor::{self, Executor, panic_message},
-    hub::Hub,
-    main_loop::{Inbox, MainLoop, Outbox},
+    hub::{Hub, SHUTTING_DOWN},
+    main_loop::{Ending, Inbox, MainLoop, Outbox},
     quic,
     ring::{RingConsumer, ring},
 };
-use crate::{Command, FromIngest, Input, Millis, Shard, ShardConfig};
+use crate::{Command, FromIngest, Millis, Shard, ShardConfig};
 
 /// What a shard's thread is started with.
 pub struct ShardThreadConfig {
@@ -100,7 +100,7 @@ pub struct ShardHandle {
     local_addr: SocketAddr,
     runtime: RuntimeUsed,
     buffers: SocketBuffers,
-    stop: flume::Sender<()>,
+    stop: flume::Sender<Ending>,
     /// Disconnected by the thread's end.
     running: flume::Receiver<Infallible>,
     thread: JoinHandle<Result<(), String>>,
@@ -130,11 +130,19 @@ impl ShardHandle {
         self.buffers
     }
 
+    /// Asks every session to leave, each at a random point within this time (none: without asking), and lets nobody in any more: new sessions and new
+    /// subscriptions are refused with `ShuttingDown`. Those that are there are served on until [`Self::stop`].
+    pub fn drain(&self, within: Duration) {
+        let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        // Full: it has been asked already. Disconnected: it has ended.
+        let _ = self.stop.try_send(Ending::Drain { within_ms });
+    }
+
     /// Asks the shard to end: it takes no connection in any more, tells its sessions that it is shutting down, flushes them for
     /// at most `flush_timeout_ms`, and ends.
     pub fn stop(&self) {
         // Full: it has been asked already. Disconnected: it has ended.
-        let _ = self.stop.try_send(());
+        let _ = self.stop.try_send(Ending::Stop);
     }
 
     pub fn is_finished(&self) -> bool {
@@ -172,7 +180,8 @@ pub(super) fn spawn_core<C: Core>(
 
     let name = config.name.clone();
     let (producer, consumer) = ring(name.clone(), config.ring_capacity);
-    let (stop, stopped) = flume::bounded(1);
+    // One of each kind.
+    let (stop, stopped) = flume::bounded(2);
     let (alive, running) = flume::bounded(0);
     let (report, started) = flume::bounded(1);
     let thread = std::thread::Builder::new()
@@ -206,7 +215,7 @@ fn run_thread<C: Core>(
     identity: Identity,
     make: impl FnOnce(Millis) -> C,
     ring: RingConsumer<FromIngest>,
-    stop: flume::Receiver<()>,
+    stop: flume::Receiver<Ending>,
     report: flume::Sender<Started>,
 ) -> Result<(), String> {
     let preflight = Preflight::check(config.executors);
@@ -247,7 +256,7 @@ fn open<C: Core>(
     identity: Identity,
     make: impl FnOnce(Millis) -> C,
     ring: RingConsumer<FromIngest>,
-    stop: flume::Receiver<()>,
+    stop: flume::Receiver<Ending>,
     report: flume::Sender<Started>,
     server: quinn::ServerConfig,
     used: RuntimeUsed,
@@ -299,8 +308,7 @@ async fn close<C: Core>(endpoint: Endpoint, main_loop: &mut MainLoop<C>, executo
     if !executor.has_failed() {
         main_loop.finish();
         let hub = &main_loop.hub;
-        hub.input(Input::GoAway { within_ms: u32::try_from(config.flush_timeout_ms).unwrap_or(u32::MAX) });
-        hub.refuse_all(ErrorCode::ShuttingDown, "the node is shutting down");
+        hub.refuse_all(ErrorCode::ShuttingDown, SHUTTING_DOWN);
         let all_left = async {
             while !hub.is_empty() {
                 hub.left.wait().await;
@@ -309,7 +317,7 @@ async fn close<C: Core>(endpoint: Endpoint, main_loop: &mut MainLoop<C>, executo
         executor.timeout(Duration::from_millis(config.flush_timeout_ms), all_left).await;
     }
     let code = if executor.has_failed() { ErrorCode::Internal } else { ErrorCode::ShuttingDown };
-    quinn.close(quic::close_code(code), b"the node is shutting down");
+    quinn.close(quic::close_code(code), SHUTTING_DOWN.as_bytes());
     executor.timeout(FAREWELL, quinn.wait_idle()).await;
     main_loop.finish();
 }

@@ -1,5 +1,6 @@
 //! A shard's QUIC endpoint: its settings, its socket, and who may come in.
 
+mod gso;
 mod session;
 
 use std::{io, net::UdpSocket, rc::Rc, sync::Arc, time::Duration};
@@ -9,6 +10,8 @@ use quinn::{
     crypto::rustls::{NoInitialCipherSuite, QuicServerConfig},
 };
 use wire::{ErrorCode, Hello};
+
+pub use self::gso::gso_self_test;
 
 use super::{core::Core, executor::Executor, hub::Hub};
 use crate::Refusal;
@@ -132,9 +135,17 @@ pub(super) fn server_config(tls: &rustls::ServerConfig, config: &QuicConfig) -> 
         .enable_segmentation_offload(config.gso);
 
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-    server.transport_config(Arc::new(transport)).max_incoming(config.newcomers_max);
+    server
+        .transport_config(Arc::new(transport))
+        .max_incoming(config.newcomers_max)
+        // Of connections that nobody has looked at yet, which is a matter of microseconds: a hello fits, a flood of them doesn't.
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
     Ok(server)
 }
+
+const INCOMING_BYTES: u64 = 64 * 1024;
+const INCOMING_BYTES_TOTAL: u64 = 16 * 1024 * 1024;
 
 /// Opens the endpoint on the socket that the node has bound.
 pub(super) fn open_endpoint(

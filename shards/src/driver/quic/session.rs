@@ -19,7 +19,7 @@ use crate::{
     driver::{
         core::Core,
         executor::Executor,
-        hub::{Hub, Newcomer, Session},
+        hub::{Hub, Newcomer, SHUTTING_DOWN, Session},
     },
 };
 
@@ -150,6 +150,10 @@ async fn introduce<C: Core>(
             return Err((End::Refused(code, message), Some(control_send)));
         }
     };
+    if hub.is_draining() {
+        // Said on the stream, so that a Gateway knows it from a fault and comes back.
+        return Err((End::Refused(ErrorCode::ShuttingDown, SHUTTING_DOWN.into()), Some(control_send)));
+    }
     let Ok(delivery) = connection.open_uni().await else { return Err((End::Gone, None)) };
     debug!(gateway = gateway.gateway, agent = hello.agent, remote = %connection.remote_address(), "hello");
     let can_verify = hello.capabilities.can_verify;

@@ -106,6 +106,13 @@ pub(super) async fn dial(
     certificate: &CertificateDer<'static>,
     alpn: Option<&[u8]>,
 ) -> (Endpoint, Result<Connection, ConnectionError>) {
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let connection = endpoint.connect_with(client_config(certificate, alpn), address, "localhost").unwrap().await;
+    (endpoint, connection)
+}
+
+/// It remembers sessions and sends early data where it may.
+pub(super) fn client_config(certificate: &CertificateDer<'static>, alpn: Option<&[u8]>) -> quinn::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -115,10 +122,8 @@ pub(super) async fn dial(
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = alpn.map(<[u8]>::to_vec).into_iter().collect();
-    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let connection = endpoint.connect_with(config, address, "localhost").unwrap().await;
-    (endpoint, connection)
+    tls.enable_early_data = true;
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
 pub(super) fn hello(gateway: &str, token: &str) -> Request {

@@ -7,7 +7,7 @@ use wire::{
 };
 
 use super::{
-    client::{Client, ack, block_on, dial, hello, subscribe},
+    client::{Client, Incoming, ack, block_on, client_config, dial, hello, subscribe},
     node::{Node, Options, RUNTIMES, TOKEN, at, before, insert, start, start_core},
     tiny::{FLOOD, TOO_MANY_REPLIES, Tiny},
 };
@@ -343,6 +343,59 @@ fn stopping_tells_every_session_and_flushes_what_was_answered() {
 }
 
 #[test]
+fn a_shard_that_drains_serves_who_is_there_and_lets_nobody_in() {
+    for runtime in RUNTIMES {
+        let mut node = start(runtime);
+        block_on(async {
+            node.ring.push(FromIngest::FilterSeen { version: 0, positions: before(1) }).await.unwrap();
+            let mut there = Client::welcomed(&node, "there").await;
+            there.send(&subscribe(1, "before")).await;
+            assert_eq!(node.admit().await, 1);
+            let Reply::Subscribed { results, .. } = there.reply().await else { panic!("not subscribed") };
+            assert!(matches!(results[0], SubscribeResult::Accepted { .. }), "{results:?}");
+            // Is there, and has not said hello.
+            let mut silent = Client::connect(&node).await;
+
+            node.handle.drain(std::time::Duration::from_millis(12_345));
+            let mut deliveries = there.deliveries().await;
+            loop {
+                match deliveries.next().await.unwrap() {
+                    Delivery::GoAway { within_ms, reason } => {
+                        assert_eq!((within_ms, reason), (12_345, ErrorCode::ShuttingDown));
+                        break;
+                    }
+                    Delivery::Heartbeat { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            silent.send(&hello("silent", TOKEN)).await;
+            let mut late = Client::connect(&node).await;
+            late.send(&hello("late", TOKEN)).await;
+            for client in [&mut silent, &mut late] {
+                let refused = client.reply().await;
+                assert!(matches!(refused, Reply::Refused { code: ErrorCode::ShuttingDown, .. }), "{refused:?}");
+                assert_eq!(client.closed_with().await, ErrorCode::ShuttingDown);
+            }
+            // What is new is refused without asking anybody, what is not is renewed.
+            there.send(&subscribe(2, "after")).await;
+            let Reply::Subscribed { results, .. } = there.reply().await else { panic!("not answered") };
+            let [SubscribeResult::Rejected { code: ErrorCode::ShuttingDown, .. }] = &results[..] else {
+                panic!("{results:?}")
+            };
+            there.send(&subscribe(3, "before")).await;
+            let Reply::Subscribed { results, .. } = there.reply().await else { panic!("not answered") };
+            let [SubscribeResult::Accepted { registration: Registration::Renewed, .. }] = &results[..] else {
+                panic!("{results:?}")
+            };
+            node.handle.stop();
+            assert!(matches!(there.reply().await, Reply::Refused { code: ErrorCode::ShuttingDown, .. }));
+            node.handle.ended().await;
+        });
+        node.handle.join().unwrap();
+    }
+}
+
+#[test]
 fn a_shard_whose_handle_is_gone_ends() {
     for runtime in RUNTIMES {
         let node = start_core(Options::new(runtime), Tiny::default);
@@ -365,4 +418,46 @@ fn one_byte_and_empty_datagrams_are_no_harm() {
         let mut decoder = Decoder::<Request>::new(1_000);
         assert_eq!(decoder.next(), Ok(None));
     });
+}
+
+#[test]
+fn early_data_is_not_to_be_had() {
+    for runtime in RUNTIMES {
+        let node = start_core(Options::new(runtime), Tiny::default);
+        block_on(async {
+            let config = client_config(&node.certificate, Some(wire::ALPN));
+            let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+            let connect = || endpoint.connect_with(config.clone(), node.handle.local_addr(), "localhost").unwrap();
+            let first = connect().await.unwrap();
+            // The ticket for the next session comes with or before the first answer.
+            let (mut control, replies) = first.open_bi().await.unwrap();
+            let mut buffer = bytes::BytesMut::new();
+            wire::encode_request(&hello("g", TOKEN), &mut buffer);
+            control.write_all(&buffer).await.unwrap();
+            assert!(matches!(Incoming::<Reply>::new(replies).next().await, Some(Reply::Welcome(_))));
+            first.close(0u32.into(), b"");
+            assert!(connect().into_0rtt().is_err(), "a second session may begin with early data");
+        });
+        node.stop();
+    }
+}
+
+#[test]
+fn a_connection_on_which_nothing_happens_outlives_its_idle_time() {
+    for runtime in RUNTIMES {
+        let mut options = Options::new(runtime);
+        options.quic.idle_timeout_ms = 3_000;
+        let node = start_core(options, Tiny::default);
+        block_on(async {
+            // This side sends no keep-alives of its own, and allows ten times as long: what is negotiated is the node's idle time.
+            let client = Client::welcomed(&node, "g").await;
+            let pings = || client.connection.stats().frame_rx.ping;
+            // At a third of the idle time each, that is past the whole of it.
+            while pings() < 4 {
+                assert_eq!(client.connection.close_reason(), None);
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        });
+        node.stop();
+    }
 }
