@@ -7,6 +7,7 @@ pub mod control;
 pub mod demo;
 pub mod doctor;
 pub mod ingest;
+pub mod memory;
 pub mod node;
 pub mod service;
 pub mod tls;

@@ -1,8 +1,9 @@
 //! One node: starts the threads, wires them, and stops them in order.
 //!
 //! Start: sockets first, so that a port in use is an error before anything runs; then the shards, the control side, and last the
-//! ingest thread, since whatever it reads must find its way. Stop: the ingest thread stops reading, the shards end their sessions, the
-//! ingest thread writes the last checkpoint of what they settled, the control side ends.
+//! ingest thread, since whatever it reads must find its way. Stop: nobody new is let in, and Gateways are asked to leave, each at a
+//! time of its own, with everything delivered on meanwhile; then the ingest thread stops reading, what was read is flushed, the shards
+//! end their sessions, the ingest thread writes the last checkpoint of what they settled, the control side ends.
 
 use std::{
     fs::{File, TryLockError},
@@ -19,7 +20,7 @@ use shards::{
     BackendConfig, BareDeletes, FilterConfig, ShardConfig,
     driver::{
         CellSignal, FilterBuilder, QuicConfig, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
-        StartError as ShardStartError,
+        StartError as ShardStartError, StatsSnapshot, gso_self_test,
     },
 };
 use tokio::sync::watch;
@@ -27,8 +28,8 @@ use wire::{BackendId, Epoch, ShardAddress, SlotTable};
 
 use crate::{
     affinity::{self, Misplaced, Placement},
-    checkpoint::{CheckpointError, FileStore},
-    config::{BackendKind, Config, Deletes},
+    checkpoint::{self, CheckpointError},
+    config::{Backend, BackendKind, Config, Deletes, Gso},
     control::{self, ControlDeps, ControlHandle, Credentials, NodeState, ShardPlace, Topology},
     ingest::{
         core::IngestCore,
@@ -40,6 +41,7 @@ use crate::{
         },
         status::IngestStatus,
     },
+    memory,
     tls::{self, CertificateError},
 };
 
@@ -50,6 +52,8 @@ pub enum NodeError {
     Affinity(#[source] io::Error),
     #[error("{}", misplaced(.0))]
     Misplaced(Vec<Misplaced>),
+    #[error("{0}")]
+    Memory(String),
     #[error("{what} {address} can't be listened on: {error}. `streamer check` lists what is in use")]
     Listen { what: &'static str, address: SocketAddr, error: io::Error },
     #[error(transparent)]
@@ -78,6 +82,8 @@ fn misplaced(all: &[Misplaced]) -> String {
 pub enum NodeFailed {
     #[error(transparent)]
     Shard(#[from] ShardFailed),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     #[error("{0}")]
     Thread(String),
 }
@@ -90,7 +96,7 @@ pub struct Node {
     stores: Vec<(String, Arc<EmbeddedStore>)>,
     shards: Vec<ShardHandle>,
     control: ControlHandle,
-    ingest: thread::JoinHandle<()>,
+    ingest: IngestThread,
     ingest_phase: watch::Sender<Phases>,
     _folder: DataFolder,
 }
@@ -141,7 +147,12 @@ impl Node {
             .map_err(NodeError::Misplaced)?;
         placement.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 
+        let needed = memory::check(&config, placement.shards.len(), memory::there_is())
+            .map_err(|(key, message)| NodeError::Memory(format!("{key} {message}")))?;
+        tracing::info!("memory by bounds: {needed}");
+
         let folder = DataFolder::lock(&config.node.data_dir)?;
+        let gso = use_gso(&config);
         let listener = listen_http(&config)?;
         let sockets = listen_quic(&config, placement.shards.len())?;
         let certificate = tls::load_or_make(&config)?;
@@ -151,7 +162,7 @@ impl Node {
             "certificate (SHA-256)"
         );
         let (sources, stores) = open_sources(&config, &given)?;
-        let store = FileStore::in_data_folder(&config.node.data_dir)?;
+        let store = checkpoint::open(&config)?;
 
         let slots = SlotTable { shards: placement.shards.len() as u16 };
         let addresses = advertised(&config, &sockets)?;
@@ -172,7 +183,7 @@ impl Node {
                 executors: placement.shards.len(),
                 socket,
                 tls: certificate.server.clone(),
-                quic: quic_config(&config),
+                quic: quic_config(&config, gso),
                 authenticator: credentials.clone(),
                 ring_capacity: config.ingest.ring,
                 signal: signal.clone(),
@@ -211,7 +222,7 @@ impl Node {
             ),
             sources,
             links,
-            store: Box::new(store),
+            store,
             config: PumpConfig {
                 checkpoint_every: config.checkpoint.every,
                 checkpoint_events: config.checkpoint.events,
@@ -273,10 +284,19 @@ impl Node {
     pub fn stop(self) -> Result<(), NodeFailed> {
         let Self { config, state, shards, mut control, ingest, ingest_phase, stores, .. } = self;
         state.set_stopping();
-        tracing::info!(flush = ?config.node.shutdown_flush, "stopping");
-        ingest_phase.send_replace(Phases::NotReading);
-        // Acks of what is on its way may still come: every one of them is less to send again.
-        wait_until_settled(&state, config.node.shutdown_flush);
+        let (spread, flush) = (config.node.shutdown_spread, config.node.shutdown_flush);
+        tracing::info!(?spread, ?flush, "stopping");
+        // A node that has failed reads nothing any more: whoever waits on it waits in vain.
+        if !ingest.is_finished() {
+            shards.iter().for_each(|shard| shard.drain(spread));
+            wait_until(spread, || !sessions(&state).any(|stats| stats.driver.sessions > 0));
+            ingest_phase.send_replace(Phases::NotReading);
+            // Acks of what is on its way may still come: every one of them is less to send again. What a Gateway that isn't there owes will
+            // not be settled by waiting.
+            wait_until(flush, || {
+                !sessions(&state).any(|stats| stats.driver.sessions > 0 && stats.shard.log_unsettled > 0)
+            });
+        }
         let mut failed = None;
         for shard in &shards {
             shard.stop();
@@ -288,8 +308,11 @@ impl Node {
             }
         }
         ingest_phase.send_replace(Phases::Finished);
-        if ingest.join().is_err() {
-            failed.get_or_insert(NodeFailed::Thread("the ingest thread panicked".to_owned()));
+        match ingest.join() {
+            Ok(Ok(())) => {}
+            // The first cause: whatever else has ended did so because of it.
+            Ok(Err(error)) => failed = Some(NodeFailed::Checkpoint(error)),
+            Err(_) => _ = failed.get_or_insert(NodeFailed::Thread("the ingest thread panicked".to_owned())),
         }
         if let Err(error) = control.join() {
             failed.get_or_insert(NodeFailed::Thread(error));
@@ -305,26 +328,26 @@ impl Node {
     }
 }
 
-/// Gives Gateways time to be done with what they were sent.
+/// Counters of the shards that are alive.
+fn sessions(state: &NodeState) -> impl Iterator<Item = Arc<StatsSnapshot>> + '_ {
+    state.shards.iter().filter(|shard| shard.is_alive()).map(|shard| shard.stats())
+}
+
+/// Gives Gateways time for something.
 #[allow(clippy::disallowed_methods, reason = "the thread that stops the node is no shard's")]
-fn wait_until_settled(state: &NodeState, at_most: Duration) {
+fn wait_until(at_most: Duration, reached: impl Fn() -> bool) {
     const LOOK_EVERY: Duration = Duration::from_millis(20);
     let deadline = Instant::now() + at_most;
     // Counters are about a tenth of a second old.
     thread::sleep(Duration::from_millis(150).min(at_most));
-    let owes = || {
-        state.shards.iter().any(|shard| {
-            let stats = shard.stats();
-            // What a Gateway that isn't there owes will not be settled by waiting.
-            shard.is_alive() && stats.driver.sessions > 0 && stats.shard.log_unsettled > 0
-        })
-    };
-    while owes() && Instant::now() < deadline {
+    while !reached() && Instant::now() < deadline {
         thread::sleep(LOOK_EVERY);
     }
 }
 
-fn start_ingest(pump: Pump, cores: Vec<usize>) -> Result<thread::JoinHandle<()>, NodeError> {
+type IngestThread = thread::JoinHandle<Result<(), CheckpointError>>;
+
+fn start_ingest(pump: Pump, cores: Vec<usize>) -> Result<IngestThread, NodeError> {
     const NAME: &str = "streamer-ingest";
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -336,7 +359,7 @@ fn start_ingest(pump: Pump, cores: Vec<usize>) -> Result<thread::JoinHandle<()>,
             if let Err(error) = affinity::pin(&cores) {
                 tracing::warn!(cores = affinity::show(&cores), %error, "the ingest thread could not be pinned");
             }
-            runtime.block_on(pump.run());
+            runtime.block_on(pump.run())
         })
         .map_err(|error| NodeError::Thread(NAME, error))
 }
@@ -398,28 +421,32 @@ fn open_sources(config: &Config, given: &[Arc<dyn Source>]) -> Result<Sources, N
             sources.push(source.clone());
             continue;
         }
-        match &backend.kind {
-            BackendKind::Embedded(embedded) => {
-                let options = StoreOptions {
-                    sync: embedded.sync,
-                    retention: Retention {
-                        bytes: embedded.retain_bytes,
-                        events: embedded.retain_events,
-                        age: embedded.retain_for,
-                    },
-                    ..StoreOptions::default()
-                };
-                let store = EmbeddedStore::open(&embedded.directory, options)
-                    .map_err(|error| NodeError::Store { name: backend.name.clone(), error })?;
-                stores.push((backend.name.clone(), store.clone()));
-                sources.push(Arc::new(EmbeddedSource::new(&backend.name, store)));
-            }
-            BackendKind::Mongodb(mongo) => {
-                sources.push(Arc::new(MongoSource::new(mongo.clone())));
-            }
-        }
+        let (source, store) = open_source(backend)?;
+        sources.push(source);
+        stores.extend(store.map(|store| (backend.name.clone(), store)));
     }
     Ok((sources, stores))
+}
+
+/// A backend's source, with its store where it is embedded. MongoDB isn't connected to before it is used.
+pub(crate) fn open_source(backend: &Backend) -> Result<(Arc<dyn Source>, Option<Arc<EmbeddedStore>>), NodeError> {
+    match &backend.kind {
+        BackendKind::Embedded(embedded) => {
+            let options = StoreOptions {
+                sync: embedded.sync,
+                retention: Retention {
+                    bytes: embedded.retain_bytes,
+                    events: embedded.retain_events,
+                    age: embedded.retain_for,
+                },
+                ..StoreOptions::default()
+            };
+            let store = EmbeddedStore::open(&embedded.directory, options)
+                .map_err(|error| NodeError::Store { name: backend.name.clone(), error })?;
+            Ok((Arc::new(EmbeddedSource::new(&backend.name, store.clone())), Some(store)))
+        }
+        BackendKind::Mongodb(mongo) => Ok((Arc::new(MongoSource::new(mongo.clone())), None)),
+    }
 }
 
 /// Whether a backend promises a before-image with every update and delete.
@@ -467,14 +494,29 @@ fn shard_config(
     }
 }
 
-fn quic_config(config: &Config) -> QuicConfig {
+/// Whether segmentation offload is used, and says why not.
+fn use_gso(config: &Config) -> bool {
+    match config.quic.gso {
+        Gso::On => true,
+        Gso::Off => false,
+        Gso::Auto => match gso_self_test(config.quic.listen.value.ip()) {
+            Ok(()) => true,
+            Err(why) => {
+                tracing::warn!("segmentation offload (quic.gso) is not used: {why}. Sending costs more without it");
+                false
+            }
+        },
+    }
+}
+
+fn quic_config(config: &Config, gso: bool) -> QuicConfig {
     let quic = &config.quic;
     QuicConfig {
         idle_timeout_ms: u32::try_from(quic.idle_timeout.as_millis()).unwrap_or(u32::MAX),
         send_window_bytes: quic.send_window,
         newcomers_max: usize::try_from(quic.max_incoming).unwrap_or(usize::MAX),
         sessions_max: usize::try_from(quic.max_sessions).unwrap_or(usize::MAX),
-        gso: quic.gso,
+        gso,
         ..QuicConfig::default()
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::{Checkpoint, CheckpointError, CheckpointStore};
+use super::{About, Checkpoint, CheckpointError, CheckpointStore};
 
 const MAGIC: &str = "streamer-checkpoint";
 const VERSION: &str = "1";
@@ -136,6 +136,16 @@ impl CheckpointStore for FileStore {
 
     fn bad_slots(&self) -> u64 {
         self.bad_slots
+    }
+
+    fn about(&self) -> About {
+        let written = |slot| fs::metadata(self.path(slot)).and_then(|metadata| metadata.modified()).ok();
+        About {
+            store: "file",
+            place: self.folder.display().to_string(),
+            written_at: self.newest.and_then(|(_, slot)| written(slot)),
+            owner: None,
+        }
     }
 }
 

@@ -2,14 +2,37 @@
 //!
 //! A checkpoint never names a place that some Gateway still owes: what lies before it has been delivered and acked, or told
 //! as a gap or a resync. An older checkpoint is always safe: what is read again is dropped by the Gateways.
+//!
+//! | store | where | what keeps two nodes apart |
+//! |---|---|---|
+//! | [`FileStore`] | two files in the data folder | the lock on the data folder |
+//! | [`MongoStore`] | one document, replaced by compare | the owner's epoch in the document: the one that took it last may write |
 
 mod file;
+mod mongodb;
 
-pub use file::FileStore;
+use std::time::SystemTime;
+
+pub use self::{
+    file::FileStore,
+    mongodb::{MongoPlace, MongoStore},
+};
 use serde::{Deserialize, Serialize};
 use wire::{BackendId, Lineage, Position};
 
-use crate::ingest::{settle::ResumePoint, source::ResumeToken};
+use crate::{
+    config::{CheckpointPlace, Config},
+    ingest::{settle::ResumePoint, source::ResumeToken},
+};
+
+/// The store that the configuration names. Nothing is read or connected to before it is used.
+pub fn open(config: &Config) -> Result<Box<dyn CheckpointStore>, CheckpointError> {
+    let file = FileStore::in_data_folder(&config.node.data_dir)?;
+    Ok(match &config.checkpoint.place {
+        CheckpointPlace::File => Box::new(file),
+        CheckpointPlace::Mongodb(place) => Box::new(MongoStore::new(place.clone(), config.checkpoint.every, file)?),
+    })
+}
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,15 +87,57 @@ impl BackendCheckpoint {
 }
 
 /// A place that keeps one checkpoint.
+///
+/// Calls block. They may be made from within a runtime, but not on a thread that has something better to do.
 pub trait CheckpointStore: Send {
-    /// `None` when none was ever written.
+    /// What is kept, without a claim on it. `None` when none was ever written.
     fn load(&mut self) -> Result<Option<Checkpoint>, CheckpointError>;
-    /// Returns once it would survive a crash of the machine.
+
+    /// Makes this process the one that writes, and tells what is kept. Whoever was it before can't write any more.
+    fn claim(&mut self) -> Result<Option<Checkpoint>, CheckpointError> {
+        self.load()
+    }
+
+    /// Returns once it would survive a crash of the machine. After an error it may have been written or not; it is safe to go on
+    /// with a later one.
     fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), CheckpointError>;
+
     /// Forgets what is kept: the next start reads from now on.
     fn reset(&mut self) -> Result<(), CheckpointError>;
+
+    /// This process writes no more. It is only a courtesy to whoever looks next.
+    fn release(&mut self) -> Result<(), CheckpointError> {
+        Ok(())
+    }
+
+    /// Who else seems to be writing just now; waits for as long as it takes to tell.
+    fn owned_elsewhere(&mut self) -> Result<Option<String>, CheckpointError> {
+        Ok(None)
+    }
+
+    /// Whether another process could take it over unnoticed. Then it is written also while nothing changes: that shows that its owner
+    /// lives, and shows the owner when it is none any more.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Slots found unreadable while another could be used.
     fn bad_slots(&self) -> u64;
+
+    /// Where it is, and when what was read last was written.
+    fn about(&self) -> About;
+}
+
+/// For people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// `file` or `mongodb`.
+    pub store: &'static str,
+    pub place: String,
+    /// By the clock of the machine that wrote it.
+    pub written_at: Option<SystemTime>,
+    /// Who took it last, where the store knows that.
+    pub owner: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -84,16 +149,45 @@ pub enum CheckpointError {
          them: reading then starts from now, and what happened since the last good checkpoint is not delivered"
     )]
     BothBad { first: String, second: String },
+    #[error("checkpoint {place}: {why}")]
+    Unavailable { place: String, why: String },
+    #[error(
+        "checkpoint {place}: it has two owners: {owner} took it (epoch {theirs}) from this process (epoch {ours}), which must stop \
+         now. Nothing is lost: what it read since its last checkpoint is read by the other one. Nodes that are meant to run at the \
+         same time each need a checkpoint.mongodb.node of their own"
+    )]
+    TwoOwners { place: String, owner: String, theirs: i64, ours: i64 },
+    #[error(
+        "checkpoint {place}: it is gone: somebody has removed the document while this process owned it, which must stop now"
+    )]
+    Removed { place: String },
+    #[error(
+        "checkpoint {place}: the document is none that this program can read: {why}; nothing was changed. `streamer checkpoint \
+         reset` forgets it: reading then starts from now, and what happened since it was written is not delivered"
+    )]
+    Rotten { place: String, why: String },
+    #[error(
+        "checkpoint {place}: it would take {bytes} bytes with its {gateways} Gateways, where a document holds {most}; it is not \
+         written, and no further Gateway's subscriptions become live. checkpoint.store = \"file\" has no such limit"
+    )]
+    TooLarge { place: String, bytes: usize, gateways: usize, most: usize },
+}
+
+impl CheckpointError {
+    /// Whether this process may write no more, whatever it tries.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::TwoOwners { .. } | Self::Removed { .. })
+    }
 }
 
 mod hex_u64 {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::checkpoint) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&format!("{value:016x}"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(in crate::checkpoint) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let text = String::deserialize(deserializer)?;
         u64::from_str_radix(&text, 16).map_err(|_| D::Error::custom(format!("{text:?} is not a hexadecimal number")))
     }

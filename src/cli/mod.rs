@@ -140,6 +140,9 @@ mod tests {
             "streamer doctor -c f.toml --json",
             "streamer tune --apply",
             "streamer tune --dry-run",
+            "streamer checkpoint show --json",
+            "streamer checkpoint set --at now-15m --backend main --yes",
+            "streamer checkpoint reset -c f.toml --yes",
             "streamer config default",
             "streamer token new gateway-1",
         ] {
@@ -151,6 +154,7 @@ mod tests {
             "streamer tap --tenant t",
             "streamer run --fast",
             "streamer tune --apply --dry-run",
+            "streamer checkpoint set --at soon",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -18,7 +18,7 @@ pub use read::Given;
 pub use units::{parse_duration, parse_size, show_duration, show_size};
 pub use validate::{parse_token_hash, valid_gateway_name, valid_tenant_name};
 
-use crate::{affinity::Cores, ingest::source::mongodb::MongoOptions};
+use crate::{affinity::Cores, checkpoint::MongoPlace, ingest::source::mongodb::MongoOptions};
 use predicate::Mapping;
 
 /// The commented default file, as `streamer config default` prints it.
@@ -53,7 +53,9 @@ pub struct Config {
 pub struct Node {
     pub data_dir: PathBuf,
     pub runtime: Runtime,
-    /// How long stopping may take to flush what is on its way.
+    /// Over how long Gateways are asked to leave a node that stops.
+    pub shutdown_spread: Duration,
+    /// How long stopping may then take to flush what is on its way.
     pub shutdown_flush: Duration,
 }
 
@@ -117,11 +119,20 @@ pub struct Quic {
     /// Connections of one shard with a session.
     pub max_sessions: u64,
     /// Segmentation offload.
-    pub gso: bool,
+    pub gso: Gso,
     /// A Gateway that hasn't acknowledged receipt for this long is taken for gone.
     pub received_deadline: Duration,
     /// Between heartbeats on an idle delivery stream.
     pub heartbeat: Duration,
+}
+
+/// Whether the kernel or the card cuts what is sent into packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gso {
+    /// Where it was tried at the start and worked.
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,11 +234,21 @@ impl Embedded {
 
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
+    pub place: CheckpointPlace,
     /// Written after this long, or after this many events, whichever is first.
     pub every: Duration,
     pub events: u64,
     pub on_history_lost: Missing,
     pub on_missing: Missing,
+}
+
+/// Where the checkpoint is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckpointPlace {
+    /// In the data folder.
+    File,
+    /// Its connection string holds credentials; what is shown of it is redacted.
+    Mongodb(MongoPlace),
 }
 
 /// What to do when there is no place to go on from.
@@ -262,6 +283,10 @@ pub struct Limits {
     /// Bytes of one shard's delivery log.
     pub log_bytes: u64,
     pub log_events: u64,
+    /// Gateways that are expected, for what they may make the node hold.
+    pub gateways: u64,
+    /// Bytes that the node may come to hold by its bounds. `None`: what the machine or the container has.
+    pub memory: Option<u64>,
     /// What one Gateway may lag behind on a shard before its subscriptions have to resync.
     pub outbox_bytes: u64,
     /// The share of the changes that reach a shard which may be of what nobody watches any more, 0 to 1.

@@ -32,8 +32,20 @@ fn the_default_file_is_the_built_in_default() {
 #[test]
 fn the_default_file_shows_every_key() {
     // An unknown key makes each section tell its known ones.
-    let sections =
-        ["node", "log", "affinity", "http", "quic", "tls", "admin", "mapping", "checkpoint", "ingest", "limits"];
+    let sections = [
+        "node",
+        "log",
+        "affinity",
+        "http",
+        "quic",
+        "tls",
+        "admin",
+        "mapping",
+        "checkpoint",
+        "checkpoint.mongodb",
+        "ingest",
+        "limits",
+    ];
     let mut text: String = sections.iter().map(|section| format!("[{section}]\nzzzzzzzzzzzz = 1\n")).collect();
     text += &format!("[[gateways]]\nname = \"g\"\ntoken_sha256 = \"{TOKEN}\"\nzzzzzzzzzzzz = 1\n");
     text += "[[backends]]\nname = \"e\"\nkind = \"embedded\"\nzzzzzzzzzzzz = 1\n";
@@ -41,8 +53,11 @@ fn the_default_file_shows_every_key() {
     assert_eq!(problems.len(), sections.len() + 2, "{problems:#?}");
     let keys: BTreeSet<_> = DEFAULT_FILE
         .lines()
-        .filter_map(|line| line.trim_start_matches(['#', ' ']).split_once(" = "))
-        .map(|(key, _)| key)
+        .filter_map(|line| {
+            // A table within a section is a key of it.
+            let table = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')?.split_once('.'));
+            table.map(|(_, key)| key).or_else(|| Some(line.trim_start_matches(['#', ' ']).split_once(" = ")?.0))
+        })
         .collect();
     for problem in problems {
         let (_, allowed) = problem.message.split_once("allowed: ").unwrap();
@@ -129,7 +144,8 @@ fn problems_name_place_key_value_and_what_is_allowed() {
     for (text, expect) in [
         (
             "\n[checkpoint]\nevry = \"5s\"",
-            "s.toml:3: checkpoint.evry is not a key (did you mean \"every\"?); allowed: events, every, on_history_lost, on_missing",
+            "s.toml:3: checkpoint.evry is not a key (did you mean \"every\"?); allowed: events, every, mongodb, on_history_lost, \
+             on_missing, store",
         ),
         (
             "[checkpoint]\nevery = \"5 bananas\"",
@@ -266,4 +282,31 @@ fn mapping_presets_and_names() {
         problem("[mapping]\ndata = \"a.b\"", &[]).contains("not a field name"),
         "the embedded backend is only half of it"
     );
+}
+
+#[test]
+fn a_checkpoint_in_mongodb_needs_a_place_and_a_beat() {
+    let whole = "[checkpoint]\nstore = \"mongodb\"\nmongodb = { uri = \"mongodb://u:secret@h/\", node = \"n1\" }\n";
+    let config = read(whole, &[]).unwrap();
+    let CheckpointPlace::Mongodb(place) = &config.checkpoint.place else { panic!("{:?}", config.checkpoint) };
+    assert_eq!(place.to_string(), "\"n1\" in streamer.checkpoints at mongodb://***@h/");
+    assert!(!format!("{config:?}").contains("secret"));
+    // What is there and isn't asked for does no harm.
+    let unused = read("[checkpoint.mongodb]\nuri = \"mongodb://h/\"\n", &[]).unwrap();
+    assert_eq!(unused.checkpoint.place, CheckpointPlace::File);
+
+    let Problems(problems) = read("[checkpoint]\nstore = \"mongodb\"\n", &[]).unwrap_err();
+    let keys: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["checkpoint.mongodb.uri", "checkpoint.mongodb.node"]);
+    for (text, key) in [
+        (whole.replace("mongodb://u:secret@h/", "http://u:secret@h/"), "checkpoint.mongodb.uri"),
+        (whole.replace("n1", "node one"), "checkpoint.mongodb.node"),
+        (whole.replace("node =", "database = \"a.b\", node ="), "checkpoint.mongodb.database"),
+        (whole.replace("node =", "collection = \"\", node ="), "checkpoint.mongodb.collection"),
+        (whole.replace("\nmongodb =", "\nevery = \"31s\"\nmongodb ="), "checkpoint.every"),
+        (whole.replace("store = \"mongodb\"", "store = \"etcd\""), "checkpoint.store"),
+    ] {
+        let problem = problem(&text, &[]);
+        assert!(problem.contains(key) && problem.contains("allowed") && !problem.contains("secret"), "{problem}");
+    }
 }

@@ -64,6 +64,10 @@ impl NodeState {
         self.stopping.store(true, Relaxed);
     }
 
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
     /// The thread of this shard has ended.
     pub fn set_shard_ended(&self, shard: u16) {
         if let Some(shard) = self.shards.get(usize::from(shard)) {

@@ -25,7 +25,8 @@ impl Pump {
         // Before the Gateways are listed: those whose subscriptions these hold are then among them.
         let filters = self.links.iter().map(|link| link.cells.filter()).collect();
         let Some(checkpoint) = self.checkpoint() else { return };
-        if self.written.as_ref() == Some(&checkpoint) {
+        let is_shared = self.store.as_ref().is_some_and(|store| store.is_shared());
+        if self.written.as_ref() == Some(&checkpoint) && !is_shared {
             self.status.checkpointed(self.started.elapsed().as_millis() as u64);
             self.begun = false;
             return;
@@ -80,28 +81,46 @@ impl Pump {
                 self.picture.checkpoint_error = Some(error.to_string());
                 // It may have been written all the same.
                 self.written = None;
+                if error.is_final() {
+                    self.ended = Some(error);
+                    return;
+                }
                 self.hastened_from = Instant::now() + RETRY_AFTER;
                 self.checkpoint_at = self.hastened_from;
             }
         }
     }
 
-    pub(super) async fn shut_down(&mut self) {
+    pub(super) async fn shut_down(&mut self) -> Result<(), CheckpointError> {
         self.stop_reading();
         if let Some(save) = self.save.take()
             && let Ok(saved) = save.await
         {
             self.saved(saved);
         }
-        self.look_at_cells();
-        if let Some(checkpoint) = self.checkpoint()
-            && let Some(mut store) = self.store.take()
-        {
-            match store.save(&checkpoint) {
-                Ok(()) => tracing::info!("last checkpoint written"),
-                Err(error) => tracing::error!("last checkpoint not written: {error}; the one before stays good"),
+        if self.ended.is_none() {
+            self.look_at_cells();
+            if let Some(mut store) = self.store.take() {
+                self.write_last(&mut *store);
             }
         }
         self.publish();
+        self.ended.take().map_or(Ok(()), Err)
+    }
+
+    fn write_last(&mut self, store: &mut dyn CheckpointStore) {
+        if let Some(checkpoint) = self.checkpoint() {
+            match store.save(&checkpoint) {
+                Ok(()) => tracing::info!("last checkpoint written"),
+                Err(error) => {
+                    tracing::error!("last checkpoint not written: {error}; the one before stays good");
+                    self.ended = error.is_final().then_some(error);
+                    return;
+                }
+            }
+        }
+        if let Err(error) = store.release() {
+            tracing::warn!("the checkpoint is not marked as left: {error}");
+        }
     }
 }

@@ -156,16 +156,18 @@ pub struct Pump {
     saving: Vec<Arc<FilterSnapshot>>,
     /// A checkpoint could not be written: Gateways that wait to be named don't hasten the next one before this time.
     hastened_from: Instant,
+    /// Why nothing may be written any more.
+    ended: Option<CheckpointError>,
     picture: IngestPicture,
     publish_at: Instant,
 }
 
 impl Pump {
     /// # Errors
-    /// When the checkpoint can't be read.
+    /// When the checkpoint can't be claimed, or read.
     pub fn new(parts: PumpParts) -> Result<Self, CheckpointError> {
         let PumpParts { core, sources, links, mut store, config, status, cells_changed, phase, started } = parts;
-        let saved = store.load()?;
+        let saved = store.claim()?;
         let backends = sources
             .into_iter()
             .map(|source| Backend {
@@ -216,6 +218,7 @@ impl Pump {
             save: None,
             saving: Vec::new(),
             hastened_from: now,
+            ended: None,
             picture: IngestPicture {
                 ring_full: vec![0; links.len()],
                 checkpoint_bad_slots: store.bad_slots(),
@@ -231,7 +234,10 @@ impl Pump {
     }
 
     /// Runs until the node stops; then writes a last checkpoint.
-    pub async fn run(mut self) {
+    ///
+    /// # Errors
+    /// When the checkpoint is another's now. Nothing is written then, and the node has to end.
+    pub async fn run(mut self) -> Result<(), CheckpointError> {
         if let Some(gateways) = &self.awaited {
             tracing::info!(
                 "waiting up to {:?} for {} Gateways that the checkpoint names",
@@ -242,7 +248,7 @@ impl Pump {
         for backend in 0..self.backends.len() {
             self.identify(backend);
         }
-        while *self.phase.borrow() != Phases::Finished {
+        while *self.phase.borrow() != Phases::Finished && self.ended.is_none() {
             if *self.phase.borrow() == Phases::NotReading {
                 self.stop_reading();
             }
@@ -253,7 +259,7 @@ impl Pump {
             }
             self.wait().await;
         }
-        self.shut_down().await;
+        self.shut_down().await
     }
 
     /// Waits for the next thing to do, and does it.

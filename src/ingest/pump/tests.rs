@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use wire::{BackendId, Lineage, Position, SlotTable};
 
 use super::*;
+use crate::checkpoint::About;
 use crate::ingest::source::{Batch, Opened, Purpose, ResumeToken, SourceError, SourceStream, Start};
 
 const LINEAGE: Lineage = Lineage(9);
@@ -150,6 +151,11 @@ struct Saves {
     attempts: AtomicU64,
     fail: AtomicBool,
     panic: AtomicBool,
+    /// Another node has claimed it.
+    taken: AtomicBool,
+    /// What other processes can do.
+    is_shared: AtomicBool,
+    released: AtomicBool,
     /// Whether saves are kept from ending.
     held: Mutex<bool>,
     let_go: Condvar,
@@ -196,6 +202,10 @@ impl CheckpointStore for Store {
         self.0.attempts.fetch_add(1, SeqCst);
         drop(self.0.let_go.wait_while(self.0.held.lock().unwrap(), |held| *held).unwrap());
         assert!(!self.0.panic.load(SeqCst), "as the test asked for");
+        if self.0.taken.load(SeqCst) {
+            let (place, owner) = ("here".into(), "another".into());
+            return Err(CheckpointError::TwoOwners { place, owner, theirs: 2, ours: 1 });
+        }
         if self.0.fail.load(SeqCst) {
             return Err(CheckpointError::Io { path: "here".into(), error: std::io::Error::other("disk full") });
         }
@@ -207,8 +217,21 @@ impl CheckpointStore for Store {
         unreachable!("the loop never resets")
     }
 
+    fn release(&mut self) -> Result<(), CheckpointError> {
+        self.0.released.store(true, SeqCst);
+        Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        self.0.is_shared.load(SeqCst)
+    }
+
     fn bad_slots(&self) -> u64 {
         0
+    }
+
+    fn about(&self) -> About {
+        About { store: "test", place: "here".into(), written_at: None, owner: None }
     }
 }
 
@@ -220,7 +243,7 @@ struct World {
     saves: Arc<Saves>,
     status: Arc<IngestStatus>,
     phase: watch::Sender<Phases>,
-    pump: tokio::task::JoinHandle<()>,
+    pump: tokio::task::JoinHandle<Result<(), CheckpointError>>,
 }
 
 impl World {
@@ -256,7 +279,7 @@ impl World {
         .unwrap();
         let pump = tokio::spawn(async move {
             go.notified().await;
-            pump.run().await;
+            pump.run().await
         });
         let mut world = Self { ring, cells, sync: SyncState::default(), saves, status, phase, pump };
         world.filter(1);
@@ -315,7 +338,7 @@ impl World {
 
     async fn stop(self) {
         self.phase.send_replace(Phases::Finished);
-        self.pump.await.expect("it ends well");
+        self.pump.await.expect("it ends by itself").expect("it ends well");
     }
 }
 
@@ -463,4 +486,31 @@ async fn a_gateway_that_comes_again_while_it_is_written_that_it_left_waits_until
     assert_eq!(world.told().await, "filter 3 from [100]");
     assert!(saves.names("g"));
     world.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_another_node_has_taken_ends_the_thread_and_is_left_alone() {
+    let (a, _reach) = source("a", &[11]);
+    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &[])), |_| {});
+    assert_eq!(world.told().await, "filter 1 from [10]");
+    world.saves.taken.store(true, SeqCst);
+    let kept = world.saves.kept.lock().unwrap().clone();
+    world.gateways(&["late"]);
+    let error = world.pump.await.expect("it ends by itself").unwrap_err();
+    assert!(error.is_final(), "{error}");
+    assert_eq!(*world.saves.kept.lock().unwrap(), kept);
+    assert!(!world.saves.released.load(SeqCst), "it is not this node's to let go of");
+}
+
+#[tokio::test]
+async fn a_shared_store_is_written_while_nothing_changes_and_let_go_of_at_the_end() {
+    let (a, _reach) = source("a", &[]);
+    let mut world = World::start(&[&a], None, |world| world.saves.is_shared.store(true, SeqCst));
+    assert_eq!(world.told().await, "filter 1 from [100]");
+    let saves = world.saves.clone();
+    let before = saves.attempts();
+    until(|| saves.attempts() > before + 3).await;
+    assert!(!saves.released.load(SeqCst));
+    world.stop().await;
+    assert!(saves.released.load(SeqCst));
 }

@@ -5,6 +5,7 @@
 //! is asserted, a document whose update has not been delivered everywhere is therefore not written again. What happens
 //! otherwise is the business of `races`.
 
+mod checkpoint;
 mod exact;
 mod layout;
 mod namespaces;

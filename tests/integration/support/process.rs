@@ -62,10 +62,25 @@ impl NodeProcess {
     }
 
     /// As a service manager stops it. How it ended.
-    pub(crate) async fn terminate(mut self) -> ExitStatus {
+    pub(crate) async fn terminate(self) -> ExitStatus {
+        self.signal("TERM");
+        self.end().await
+    }
+
+    /// Sends it a signal. It must not have ended.
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().expect("kill is a program everywhere");
-        assert!(sent.success(), "SIGTERM can't be sent to {id}");
+        let sent =
+            Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill is a program everywhere");
+        assert!(sent.success(), "SIG{name} can't be sent to {id}");
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the node is a child of this process").is_some()
+    }
+
+    /// Waits for its end. How it ended.
+    pub(crate) async fn end(mut self) -> ExitStatus {
         let child = &mut self.child;
         let ended = || child.try_wait().expect("the node is a child of this process");
         wait_for(ended, || "the end of a node that was told to stop".to_owned()).await
