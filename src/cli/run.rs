@@ -14,9 +14,6 @@ pub(super) struct RunArgs {
     config: ConfigFile,
 }
 
-/// What a process ended by a second Ctrl-C exits with.
-const INTERRUPTED: i32 = 130;
-
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
     let config = args.config.load()?;
     log::init(&config.log.level, config.log.format);
@@ -30,8 +27,8 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
     let node = Node::start(config)?;
     runtime.block_on(async move {
         let failed = tokio::select! {
-            name = signals.next() => {
-                tracing::info!(signal = name, "told to stop; once more ends it at once");
+            told = signals.next() => {
+                tracing::info!(signal = told.name, "told to stop; once more ends it at once");
                 false
             }
             () = node.failed() => {
@@ -42,10 +39,21 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
         let stopping = tokio::task::spawn_blocking(move || node.stop());
         tokio::select! {
             stopped = stopping => stopped??,
-            _ = signals.next() => std::process::exit(INTERRUPTED),
+            // As if it had been killed: what isn't in the checkpoint is read again, and the checkpoint is whole at every moment.
+            told = signals.next() => {
+                tracing::warn!(signal = told.name, "told to stop once more: ending at once");
+                std::process::exit(told.code)
+            }
         }
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     })
+}
+
+/// A signal that asks for the end.
+struct Told {
+    name: &'static str,
+    /// What a process that is ended by it exits with: 128 and the signal's number.
+    code: i32,
 }
 
 struct Signals {
@@ -58,10 +66,11 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+    async fn next(&mut self) -> Told {
+        let (name, kind) = tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate()),
+            _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
+        };
+        Told { name, code: 128 + kind.as_raw_value() }
     }
 }

@@ -5,6 +5,7 @@
 
 mod affinity;
 mod demo;
+mod drain;
 mod embedded;
 mod hostile;
 mod mongodb;

@@ -72,6 +72,9 @@ pub(super) async fn register(
     let Query(query) = query?;
     let claimed = body.gateway_id.or(query.gateway_id);
     let identity = app.credentials.gateway(bearer(&headers)?, claimed.as_deref())?;
+    if app.state.is_stopping() {
+        return Err(ApiError::of(ErrorCode::ShuttingDown, "the node is shutting down; register again once it is back"));
+    }
     let ttl_s = match body.ttl {
         None => 0,
         // 0 stands for the default inside, not here.
