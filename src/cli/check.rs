@@ -11,14 +11,14 @@ use std::{
 };
 
 use clap::Args;
-use shards::driver::Preflight;
+use shards::driver::{Preflight, gso_self_test};
 
 use super::{ConfigFile, Failed, print};
 use crate::{
     affinity,
-    config::{BackendKind, Config, Origin, Problem, Problems},
+    config::{BackendKind, Config, Gso, Origin, Problem, Problems, show_size},
     ingest::source::mongodb::redact_uri,
-    tls,
+    memory, tls,
 };
 
 #[derive(Debug, Args)]
@@ -71,6 +71,8 @@ fn on_this_machine(config: &Config) -> Findings {
     let shards = check_cores(config, &mut findings);
     check_http(config, &mut findings);
     check_quic(config, shards, &mut findings);
+    check_memory(config, shards, &mut findings);
+    check_gso(config, &mut findings);
     check_runtime(config, shards, &mut findings);
     check_tls(config, &mut findings);
     check_folders(config, &mut findings);
@@ -193,6 +195,29 @@ fn cannot_listen(protocol: &str, address: SocketAddr, error: &io::Error) -> Stri
     }
 }
 
+fn check_memory(config: &Config, shards: usize, findings: &mut Findings) {
+    match memory::check(config, shards, memory::there_is()) {
+        Ok(needed) => findings.facts.push(format!("memory by bounds: {needed}")),
+        Err((key, message)) => {
+            let value = config.limits.memory.map_or_else(|| "auto".to_owned(), show_size);
+            findings.problem(&Origin::Absent, key, value, message);
+        }
+    }
+}
+
+fn check_gso(config: &Config, findings: &mut Findings) {
+    if config.quic.gso == Gso::Off {
+        return;
+    }
+    match (gso_self_test(config.quic.listen.value.ip()), config.quic.gso) {
+        (Ok(()), _) => findings.facts.push("segmentation offload: works".into()),
+        (Err(why), Gso::On) => findings.warnings.push(format!(
+            "quic.gso = \"on\", and segmentation offload doesn't work here: {why}. Gateways may get no data"
+        )),
+        (Err(why), _) => findings.facts.push(format!("segmentation offload: not used, {why}")),
+    }
+}
+
 fn check_runtime(config: &Config, shards: usize, findings: &mut Findings) {
     match Preflight::check(shards).decide(config.node.runtime.into()) {
         Ok(used) => findings.facts.push(format!("runtime: {used}")),
@@ -303,6 +328,13 @@ mod tests {
         ] {
             assert!(text.contains(&expect), "{expect} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn bounds_that_exceed_the_memory_are_a_problem() {
+        let text = check("[limits]\nlog_bytes = \"512GiB\"\n").to_string();
+        assert!(text.contains("limits.memory = \"auto\" is what there is: "), "{text}");
+        assert!(text.contains("limits.log_bytes = 512GiB"), "{text}");
     }
 
     #[test]

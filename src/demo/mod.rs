@@ -20,6 +20,7 @@ use workload::{Generator, Profile};
 
 use crate::{
     config::{Config, Problems, Runtime},
+    memory,
     node::{Node, NodeError, NodeFailed},
 };
 
@@ -102,6 +103,9 @@ pub fn run(options: &DemoOptions) -> Result<Report, DemoError> {
 }
 
 fn config(options: &DemoOptions, folder: &Path) -> Result<Config, DemoError> {
+    // A quarter of what there is, for as many shards as there may be.
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let log_bytes = (memory::there_is().unwrap_or(u64::MAX) / 4 / cores).clamp(64 << 20, 512 << 20);
     let text = format!(
         r#"
         [node]
@@ -116,9 +120,10 @@ fn config(options: &DemoOptions, folder: &Path) -> Result<Config, DemoError> {
         listen = "127.0.0.1:0"
         # The machine may be busy with other things: a Gateway that falls behind is to catch up, not to be told Resync.
         [limits]
-        log_bytes = "512MiB"
+        log_bytes = "{log_bytes}B"
         log_events = 1000000
-        outbox_bytes = "512MiB"
+        outbox_bytes = "{log_bytes}B"
+        gateways = 8
         [[backends]]
         name = "{BACKEND}"
         kind = "embedded"
