@@ -6,6 +6,7 @@
 //! - One pass finds every problem; each names where it was written, the key, the value and what is allowed.
 //! - `default.toml` is the documentation of every key; a test holds it against the built-in defaults and the known keys.
 
+mod checkpoint;
 mod raw;
 mod read;
 mod units;

@@ -54,7 +54,7 @@ impl fmt::Debug for MongoPlace {
 struct Trouble(String);
 
 /// The one document on its server. Each call is one attempt.
-trait Documents: Send {
+trait Documents {
     fn read(&mut self) -> Result<Option<Document>, Trouble>;
     /// False if there is one already.
     fn insert(&mut self, document: Document) -> Result<bool, Trouble>;

@@ -78,11 +78,6 @@ impl World {
 #[derive(Clone, Default)]
 struct Fake(Rc<RefCell<World>>);
 
-// One thread drives a test, and the trait wants what threads could share.
-#[allow(unsafe_code)]
-// SAFETY: no test of this module starts a thread.
-unsafe impl Send for Fake {}
-
 fn lost<T>() -> Result<T, Trouble> {
     Err(Trouble("no answer".into()))
 }
