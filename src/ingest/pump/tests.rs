@@ -496,7 +496,8 @@ async fn a_checkpoint_that_another_node_has_taken_ends_the_thread_and_is_left_al
     world.saves.taken.store(true, SeqCst);
     let kept = world.saves.kept.lock().unwrap().clone();
     world.gateways(&["late"]);
-    let error = world.pump.await.expect("it ends by itself").unwrap_err();
+    let ended = tokio::time::timeout(Duration::from_secs(20), world.pump).await.expect("it ends");
+    let error = ended.expect("it ends by itself").unwrap_err();
     assert!(error.is_final(), "{error}");
     assert_eq!(*world.saves.kept.lock().unwrap(), kept);
     assert!(!world.saves.released.load(SeqCst), "it is not this node's to let go of");
