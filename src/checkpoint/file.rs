@@ -12,6 +12,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use xxhash_rust::xxh3::Xxh3Default;
@@ -22,13 +23,84 @@ const MAGIC: &str = "streamer-checkpoint";
 const VERSION: &str = "1";
 const SLOTS: [&str; 2] = ["checkpoint-a", "checkpoint-b"];
 
-/// See the module's documentation.
+/// Keeps a checkpoint in two slots of a [`Disk`]. See the module's documentation.
 #[derive(Debug)]
-pub struct FileStore {
-    folder: PathBuf,
+pub struct SlotStore<D> {
+    disk: D,
     /// The sequence number of the newest slot, and which one that is.
     newest: Option<(u64, usize)>,
     bad_slots: u64,
+}
+
+/// The slots in a folder.
+pub type FileStore = SlotStore<Folder>;
+
+/// Where two slots of bytes are kept, numbered 0 and 1: a folder, or what a simulation has in place of one.
+pub trait Disk: Send {
+    /// `None` where nothing was ever written.
+    fn read(&self, slot: usize) -> io::Result<Option<Vec<u8>>>;
+    /// Puts `bytes` in place of what the slot holds. Returns once they would survive a crash of the machine.
+    fn replace(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()>;
+    /// Forgets both slots.
+    fn clear(&mut self) -> io::Result<()>;
+    /// When a slot was written, by the clock of the machine that did, where that is known.
+    fn written_at(&self, slot: usize) -> Option<SystemTime>;
+    /// How messages name a slot.
+    fn name(&self, slot: usize) -> String;
+    /// How messages name the whole.
+    fn place(&self) -> String;
+}
+
+/// Two files in a folder.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    fn path(&self, slot: usize) -> PathBuf {
+        self.0.join(SLOTS[slot])
+    }
+}
+
+impl Disk for Folder {
+    fn read(&self, slot: usize) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.path(slot)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(slot);
+        let beside = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)?;
+        File::open(&self.0)?.sync_all()
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        for slot in 0..SLOTS.len() {
+            match fs::remove_file(self.path(slot)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        File::open(&self.0)?.sync_all()
+    }
+
+    fn written_at(&self, slot: usize) -> Option<SystemTime> {
+        fs::metadata(self.path(slot)).and_then(|metadata| metadata.modified()).ok()
+    }
+
+    fn name(&self, slot: usize) -> String {
+        self.path(slot).display().to_string()
+    }
+
+    fn place(&self) -> String {
+        self.0.display().to_string()
+    }
 }
 
 /// What a slot holds.
@@ -41,33 +113,37 @@ enum Slot {
 impl FileStore {
     /// Makes the folder if there is none.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        fs::create_dir_all(folder).map_err(|error| at(folder, error))?;
-        Ok(Self { folder: folder.to_owned(), newest: None, bad_slots: 0 })
+        fs::create_dir_all(folder)
+            .map_err(|error| CheckpointError::Io { path: folder.display().to_string(), error })?;
+        Ok(Self::on(Folder(folder.to_owned())))
     }
 
     /// Its place in a node's data folder.
     pub fn in_data_folder(folder: &Path) -> Result<Self, CheckpointError> {
         Self::open(&folder.join("checkpoint"))
     }
+}
 
-    fn path(&self, slot: usize) -> PathBuf {
-        self.folder.join(SLOTS[slot])
+impl<D: Disk> SlotStore<D> {
+    pub fn on(disk: D) -> Self {
+        Self { disk, newest: None, bad_slots: 0 }
     }
 
     fn read(&self, slot: usize) -> Result<Slot, CheckpointError> {
-        let path = self.path(slot);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(match parse(&bytes) {
-                Ok((sequence, checkpoint)) => Slot::Good { sequence, checkpoint },
-                Err(why) => Slot::Bad(format!("{}: {why}", path.display())),
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Slot::Absent),
-            Err(error) => Err(at(&path, error)),
-        }
+        let bytes = self.disk.read(slot).map_err(|error| self.failed(slot, error))?;
+        Ok(match bytes.map(|bytes| parse(&bytes)) {
+            None => Slot::Absent,
+            Some(Ok((sequence, checkpoint))) => Slot::Good { sequence, checkpoint },
+            Some(Err(why)) => Slot::Bad(format!("{}: {why}", self.disk.name(slot))),
+        })
+    }
+
+    fn failed(&self, slot: usize, error: io::Error) -> CheckpointError {
+        CheckpointError::Io { path: self.disk.name(slot), error }
     }
 }
 
-impl CheckpointStore for FileStore {
+impl<D: Disk> CheckpointStore for SlotStore<D> {
     fn load(&mut self) -> Result<Option<Checkpoint>, CheckpointError> {
         let mut bad = Vec::new();
         let mut best: Option<(u64, usize, Checkpoint)> = None;
@@ -107,31 +183,16 @@ impl CheckpointStore for FileStore {
             Some((sequence, slot)) => (sequence + 1, 1 - slot),
             None => (1, 0),
         };
-        let path = self.path(slot);
-        let beside = path.with_extension("new");
         let bytes = format(sequence, checkpoint);
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(|error| at(&path, error))?;
+        self.disk.replace(slot, &bytes).map_err(|error| self.failed(slot, error))?;
         self.newest = Some((sequence, slot));
         Ok(())
     }
 
     fn reset(&mut self) -> Result<(), CheckpointError> {
-        for slot in 0..SLOTS.len() {
-            let path = self.path(slot);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path, error)),
-                _ => {}
-            }
-        }
+        self.disk.clear().map_err(|error| self.failed(0, error))?;
         self.newest = None;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(|error| at(&self.folder, error))
+        Ok(())
     }
 
     fn bad_slots(&self) -> u64 {
@@ -139,18 +200,14 @@ impl CheckpointStore for FileStore {
     }
 
     fn about(&self) -> About {
-        let written = |slot| fs::metadata(self.path(slot)).and_then(|metadata| metadata.modified()).ok();
+        let written = |slot| self.disk.written_at(slot);
         About {
             store: "file",
-            place: self.folder.display().to_string(),
+            place: self.disk.place(),
             written_at: self.newest.and_then(|(_, slot)| written(slot)),
             owner: None,
         }
     }
-}
-
-fn at(path: &Path, error: io::Error) -> CheckpointError {
-    CheckpointError::Io { path: path.display().to_string(), error }
 }
 
 fn checksum(sequence: u64, json: &[u8]) -> u64 {
@@ -218,7 +275,7 @@ mod tests {
         let mut store = FileStore::open(folder.path()).unwrap();
         store.save(&checkpoint(1)).unwrap();
         store.save(&checkpoint(2)).unwrap();
-        let (a, b) = (store.path(0), store.path(1));
+        let (a, b) = (store.disk.path(0), store.disk.path(1));
         (folder, a, b)
     }
 

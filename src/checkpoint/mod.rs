@@ -14,7 +14,7 @@ mod mongodb;
 use std::time::SystemTime;
 
 pub use self::{
-    file::FileStore,
+    file::{Disk, FileStore, SlotStore},
     mongodb::{MongoPlace, MongoStore},
 };
 use serde::{Deserialize, Serialize};
