@@ -1,190 +1,309 @@
-//! What is behind a Gateway: takes items, persists positions, and keeps what it has got for the reckoning.
+//! What is behind a Gateway: takes items, persists positions, and holds each item against what it must be given next.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use streamer_gateway::core::{AppEvent, CoreConfig, GatewayCore, Input, Millis, Token};
-use wire::{Position, Positions, ResyncReason, SubscribeItem, SubscriptionKey, Transition};
+use wire::{CloseReason, GapReason, Position, Positions, ResyncReason, SubscribeItem, SubscriptionKey};
 
-/// What an application has made of one subscription's items.
-#[derive(Clone, Default)]
-struct Knowledge {
-    /// Where it begins: after the first `Live`, or the last `Resync`.
-    base: Option<Positions>,
-    changes: Vec<(Position, Transition)>,
+use crate::{
+    expected::{Expected, Number, Order, What},
+    history::BACKEND,
+};
+
+pub(crate) struct Subscription {
+    number: Number,
+    item: SubscribeItem,
+    /// Where its last item stands, or where it began: after the first `Live`, or the last `Resync`.
+    pub(crate) last: Option<Order>,
+    /// The same as of the last item up to which everything is done, with the positions that go with it.
+    pub(crate) persisted: Option<Order>,
+    positions: Positions,
+    /// What the process presented when it came back.
+    pub(crate) came_back_with: Option<Order>,
+    /// The highest position that any of its processes presented to any run of the node.
+    presented: Order,
+    /// What it is due up to here may come, and need not.
+    free_upto: Order,
 }
 
-impl Knowledge {
-    fn take(&mut self, effect: Effect) {
-        match effect {
-            Effect::None => {}
-            Effect::Begin(live_from) => {
-                self.base.get_or_insert(live_from);
-            }
-            Effect::Change(id, transition) => self.changes.push((id, transition)),
-            Effect::StartOver(live_from) => *self = Self { base: Some(live_from), changes: Vec::new() },
-        }
+impl Subscription {
+    /// Where the next thing stands that it must be given after what stands at `last`.
+    pub(crate) fn next_due(&self, expected: &Expected, last: Order) -> Option<Order> {
+        expected.next_due(self.number, last.max(self.free_upto))
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 enum Effect {
     None,
-    Begin(Positions),
-    Change(Position, Transition),
-    StartOver(Positions),
-}
-
-#[derive(Clone, Default)]
-struct Subscription {
-    now: Knowledge,
-    /// The same as of the last item up to which everything is done, with the positions that go with it.
-    persisted: Knowledge,
-    positions: Option<Positions>,
+    Begin(Order),
+    At(Order),
+    StartOver(Order),
 }
 
 /// An item that the application was given and that isn't persisted yet.
 struct Held {
     token: Token,
     key: SubscriptionKey,
+    number: Option<Number>,
     effect: Effect,
     done: bool,
+}
+
+/// What the application was given, as far as others judge it or count it.
+pub(crate) enum Taken {
+    Nothing,
+    Notice,
+    Change(SubscriptionKey, Position),
+    Gap(SubscriptionKey, Position),
+    /// The source no longer had what came after `last`.
+    Lost {
+        key: SubscriptionKey,
+        next_due: Option<Order>,
+        upto: Order,
+    },
+    Resync(SubscriptionKey, ResyncReason),
+    Closed(SubscriptionKey, CloseReason),
 }
 
 pub(crate) struct Application {
     pub(crate) name: String,
     pub(crate) core: GatewayCore,
-    items: BTreeMap<SubscriptionKey, SubscribeItem>,
-    subscriptions: HashMap<SubscriptionKey, Subscription>,
+    subscriptions: BTreeMap<SubscriptionKey, Subscription>,
     /// In the order in which they were given.
     held: VecDeque<Held>,
-    pub(crate) changes: u64,
-    pub(crate) duplicates_dropped: u64,
-    pub(crate) resyncs: BTreeMap<String, u64>,
+    waiting: usize,
     restarts: u64,
     seed: u64,
+    address: String,
     /// Persists what it was given before it is done with it.
     early: bool,
+    pub(crate) slow_until: u64,
+    pub(crate) paused_until: u64,
+    /// The process is gone, until then.
+    pub(crate) dead_until: Option<u64>,
 }
 
 impl Application {
-    pub(crate) fn new(name: String, seed: u64, address: &str, early: bool, now: Millis) -> Self {
-        let core = core(&name, seed, address, now);
+    pub(crate) fn new(name: String, seed: u64, address: String, early: bool, now: Millis) -> Self {
         Self {
+            core: core(&name, seed, &address, now),
             name,
-            core,
-            items: BTreeMap::new(),
-            subscriptions: HashMap::new(),
+            subscriptions: BTreeMap::new(),
             held: VecDeque::new(),
-            changes: 0,
-            duplicates_dropped: 0,
-            resyncs: BTreeMap::new(),
+            waiting: 0,
             restarts: 0,
             seed,
+            address,
             early,
+            slow_until: 0,
+            paused_until: 0,
+            dead_until: None,
         }
     }
 
-    pub(crate) fn subscribe(&mut self, item: SubscribeItem, now: Millis) {
-        self.subscriptions.insert(item.key.clone(), Subscription::default());
-        self.items.insert(item.key.clone(), item.clone());
-        self.core.handle(Input::Subscribe(item), now);
+    /// Whether its process is there and runs.
+    pub(crate) fn runs(&self, now: u64) -> bool {
+        self.dead_until.is_none() && self.paused_until <= now
+    }
+
+    pub(crate) fn subscribe(&mut self, number: Number, item: SubscribeItem, now: Millis) {
+        let subscription = Subscription {
+            number,
+            item: item.clone(),
+            last: None,
+            persisted: None,
+            positions: Positions::default(),
+            came_back_with: None,
+            presented: (0, 0),
+            free_upto: (0, 0),
+        };
+        self.subscriptions.insert(item.key.clone(), subscription);
+        if self.dead_until.is_none() {
+            self.core.handle(Input::Subscribe(item), now);
+        }
     }
 
     pub(crate) fn unsubscribe(&mut self, key: &SubscriptionKey, now: Millis) {
-        self.items.remove(key);
         self.subscriptions.remove(key);
-        self.core.handle(Input::Unsubscribe(key.clone()), now);
+        if self.dead_until.is_none() {
+            self.core.handle(Input::Unsubscribe(key.clone()), now);
+        }
+    }
+
+    pub(crate) fn get(&self, key: &SubscriptionKey) -> Option<&Subscription> {
+        self.subscriptions.get(key)
+    }
+
+    /// A shard is presented this. One that was told that the application has everything up to a position may keep that from a later
+    /// process that asks for what happens from now on.
+    pub(crate) fn presented(&mut self, item: &SubscribeItem) {
+        let Some(subscription) = self.subscriptions.get_mut(&item.key) else { return };
+        if let Some(position) = item.positions.get(*BACKEND)
+            && (&item.filters, &item.expr) == (&subscription.item.filters, &subscription.item.expr)
+        {
+            subscription.presented = subscription.presented.max(position.order());
+        }
     }
 
     /// Takes the next item, if there is one. Panics when it breaks a promise.
-    pub(crate) fn take(&mut self) -> bool {
-        let Some((token, event)) = self.core.next_event() else { return false };
+    pub(crate) fn take(&mut self, expected: &Expected) -> Taken {
+        let Some((token, event)) = self.core.next_event() else { return Taken::Nothing };
         let key = event.subscription().clone();
+        let is_notice = event.is_notice();
         let mut effect = Effect::None;
+        let mut taken = Taken::Notice;
+        let mut number = None;
         if let Some(subscription) = self.subscriptions.get_mut(&key) {
-            let name = &self.name;
-            let known = &mut subscription.now;
-            effect = match event {
-                AppEvent::Live { live_from, .. } => Effect::Begin(live_from),
-                AppEvent::Change(change) => {
-                    let id = change.id();
-                    let base = known.base.as_ref().unwrap_or_else(|| panic!("{name} {key:?}: a change before Live"));
-                    assert!(!base.covers(&id), "{name} {key:?}: {id} is not after its base");
-                    if let Some((last, _)) = known.changes.last() {
-                        assert!(last.order() < id.order(), "{name} {key:?}: {id} after {last}");
-                    }
-                    self.changes += 1;
-                    if self.early {
-                        subscription.positions.get_or_insert_default().advance(id);
-                    }
-                    Effect::Change(id, change.transition())
-                }
-                AppEvent::Resync { reason, live_from, .. } => {
-                    assert_ne!(reason, ResyncReason::LineageChanged, "there is only one lineage");
-                    *self.resyncs.entry(format!("{reason:?}")).or_default() += 1;
-                    Effect::StartOver(live_from)
-                }
-                other => panic!("{name} {key:?}: unexpected {other:?}"),
-            };
-            known.take(effect.clone());
+            number = Some(subscription.number);
+            (effect, taken) = judge(&self.name, subscription, expected, event);
+            subscription.last = after(subscription.last, effect);
+            if let (true, Effect::At(_), Taken::Change(_, id)) = (self.early, effect, &taken) {
+                subscription.positions.advance(*id);
+            }
         }
-        self.held.push_back(Held { token, key, effect, done: false });
-        true
+        self.held.push_back(Held { token, key, number, effect, done: is_notice });
+        if is_notice {
+            // Nobody waits for its being done.
+            self.persist(expected);
+        } else {
+            self.waiting += 1;
+        }
+        taken
+    }
+
+    /// Whatever the SDK has dropped as known goes to the application all the same.
+    pub(crate) fn take_again(&self, key: &SubscriptionKey, id: Position) {
+        if let Some(last) = self.subscriptions.get(key).and_then(|subscription| subscription.last) {
+            assert!(last < id.order(), "{} {key:?}: {id} comes again", self.name);
+        }
     }
 
     /// Items that it holds without being done with them.
     pub(crate) fn holds(&self) -> usize {
-        self.held.iter().filter(|held| !held.done).count()
+        self.waiting
     }
 
     /// Is done with the `index`-th of the items that it holds, and persists what that completes.
-    pub(crate) fn finish(&mut self, index: usize, now: Millis) {
-        let Some(held) = self.held.iter_mut().filter(|held| !held.done).nth(index) else { return };
+    pub(crate) fn finish(&mut self, index: usize, expected: &Expected, now: Millis) -> Vec<SubscriptionKey> {
+        let Some(held) = self.held.iter_mut().filter(|held| !held.done).nth(index) else { return Vec::new() };
         held.done = true;
+        self.waiting -= 1;
         self.core.handle(Input::Done(held.token), now);
+        self.persist(expected)
+    }
+
+    /// Persists up to where it is done with everything. Gives the subscriptions that have started over.
+    fn persist(&mut self, expected: &Expected) -> Vec<SubscriptionKey> {
+        let (mut over, mut completed) = (Vec::new(), Vec::new());
         while self.held.front().is_some_and(|held| held.done)
             && let Some(held) = self.held.pop_front()
         {
-            if let Some(subscription) = self.subscriptions.get_mut(&held.key) {
-                subscription.persisted.take(held.effect);
-                if let Some(positions) = self.core.positions(&held.key).filter(|positions| !positions.is_empty()) {
-                    subscription.positions = Some(positions);
-                }
+            let Some(subscription) = self.subscriptions.get_mut(&held.key) else { continue };
+            if held.number != Some(subscription.number) {
+                continue;
+            }
+            subscription.persisted = after(subscription.persisted, held.effect);
+            if matches!(held.effect, Effect::StartOver(_)) {
+                over.push(held.key.clone());
+            }
+            completed.push(held.key);
+        }
+        for key in completed {
+            let Some(subscription) = self.subscriptions.get_mut(&key) else { continue };
+            if let Some(positions) = self.core.positions(&key).filter(|positions| !positions.is_empty()) {
+                subscription.positions = positions;
+            }
+            if let (Some(persisted), Some(position)) = (subscription.persisted, subscription.positions.get(*BACKEND))
+                && let Some(due) = subscription.next_due(expected, persisted)
+            {
+                let name = &self.name;
+                assert!(due > position.order(), "{name} {key:?}: {position} is adopted before {due:?} is done");
             }
         }
+        over
     }
 
-    /// The process dies and a new one takes its place, with what was persisted.
-    pub(crate) fn crash(&mut self, address: &str, now: Millis) {
-        self.restarts += 1;
-        self.duplicates_dropped += self.core.status().counters.duplicates_dropped;
-        self.core = core(&self.name, self.seed + self.restarts, address, now);
+    /// The process dies. What it had persisted stays.
+    pub(crate) fn die(&mut self, until: u64) {
         self.held.clear();
-        for (key, item) in &self.items {
-            let subscription = self.subscriptions.entry(key.clone()).or_default();
-            subscription.now = subscription.persisted.clone();
-            let positions = subscription.positions.clone().unwrap_or_default();
-            self.core.handle(Input::Subscribe(SubscribeItem { positions, ..item.clone() }), now);
+        self.waiting = 0;
+        self.dead_until = Some(until);
+    }
+
+    /// A new process takes the place of the one that died.
+    pub(crate) fn come_back(&mut self, now: Millis) {
+        self.dead_until = None;
+        self.restarts += 1;
+        self.core = core(&self.name, self.seed + self.restarts, &self.address, now);
+        for subscription in self.subscriptions.values_mut() {
+            subscription.last = subscription.persisted;
+            if subscription.positions.is_empty() {
+                subscription.free_upto = subscription.presented;
+            }
+            subscription.came_back_with = subscription.positions.get(*BACKEND).map(Position::order);
+            let item = SubscribeItem { positions: subscription.positions.clone(), ..subscription.item.clone() };
+            self.core.handle(Input::Subscribe(item), now);
         }
     }
 
-    pub(crate) fn base(&self, key: &SubscriptionKey) -> Option<Positions> {
-        self.subscriptions.get(key)?.now.base.clone()
+    /// Its subscriptions, by their names.
+    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = (&SubscriptionKey, &Subscription)> {
+        self.subscriptions.iter()
     }
 
-    pub(crate) fn all_changes(&self) -> impl Iterator<Item = (&SubscriptionKey, &[(Position, Transition)])> {
-        self.subscriptions.iter().map(|(key, subscription)| (key, &subscription.now.changes[..]))
-    }
-
-    /// Positions up to which it has persisted everything, of each subscription that has begun.
-    pub(crate) fn persisted(&self) -> impl Iterator<Item = (&SubscriptionKey, &Positions, &Positions)> {
-        self.subscriptions.iter().filter_map(|(key, subscription)| {
-            Some((key, subscription.persisted.base.as_ref()?, subscription.positions.as_ref()?))
-        })
+    /// Names of subscriptions that the SDK doesn't call live.
+    pub(crate) fn not_live(&self) -> Vec<&SubscriptionKey> {
+        self.subscriptions.keys().filter(|key| !self.core.is_live(key)).collect()
     }
 
     pub(crate) fn is_all_live(&self) -> bool {
-        self.items.keys().all(|key| self.core.is_live(key))
+        self.subscriptions.keys().all(|key| self.core.is_live(key))
+    }
+}
+
+fn after(before: Option<Order>, effect: Effect) -> Option<Order> {
+    match effect {
+        Effect::None => before,
+        Effect::Begin(at) => before.or(Some(at)),
+        Effect::At(at) | Effect::StartOver(at) => Some(at),
+    }
+}
+
+/// What the item does to the subscription, and how it is told. Panics when it isn't what had to come.
+fn judge(name: &str, subscription: &Subscription, expected: &Expected, event: AppEvent) -> (Effect, Taken) {
+    let key = &subscription.item.key;
+    let number = subscription.number;
+    let order = |live_from: &Positions| live_from.get(*BACKEND).map_or((0, 0), Position::order);
+    let in_turn = |id: Order, what: &What| {
+        let last = subscription.last.unwrap_or_else(|| panic!("{name} {key:?}: {what:?} of {id:?} before Live"));
+        assert!(last < id, "{name} {key:?}: {id:?} after {last:?}");
+        assert!(expected.allows(number, id, what), "{name} {key:?}: {what:?} of {id:?} is not expected");
+        let due = subscription.next_due(expected, last);
+        assert!(due.is_none_or(|due| due >= id), "{name} {key:?}: {due:?} is missing before {id:?}");
+    };
+    match event {
+        AppEvent::Live { live_from, .. } => (Effect::Begin(order(&live_from)), Taken::Notice),
+        AppEvent::Change(change) => {
+            let id = change.id();
+            in_turn(id.order(), &What::Change(change.transition(), change.certainty()));
+            (Effect::At(id.order()), Taken::Change(key.clone(), id))
+        }
+        AppEvent::Gap { reason: GapReason::HistoryLost, position, .. } => {
+            let last = subscription.last.unwrap_or_else(|| panic!("{name} {key:?}: a gap before Live"));
+            let next_due = subscription.next_due(expected, last);
+            let upto = position.order();
+            (Effect::At(upto), Taken::Lost { key: key.clone(), next_due, upto })
+        }
+        AppEvent::Gap { reason, position, .. } => {
+            in_turn(position.order(), &What::Gap(reason));
+            (Effect::At(position.order()), Taken::Gap(key.clone(), position))
+        }
+        AppEvent::Resync { reason, live_from, .. } => {
+            (Effect::StartOver(order(&live_from)), Taken::Resync(key.clone(), reason))
+        }
+        AppEvent::Closed { reason, .. } => (Effect::None, Taken::Closed(key.clone(), reason)),
+        AppEvent::Rejected { code, message, .. } => panic!("{name} {key:?}: rejected ({code:?}): {message}"),
     }
 }
 

@@ -1,49 +1,68 @@
-//! The source: change events in order, read through cursors, and what the oracle makes of them.
+//! The source: change events in order, read through cursors, which looks documents up and forgets its beginning.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc, sync::LazyLock};
 
-use bson::Document;
+use bson::{Bson, doc};
 use bytes::Bytes;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use streamer::ingest::source::{ResumeToken, Start};
-use wire::{BackendId, EventId, Lineage, Position, Positions, SubscriptionKey, Transition};
-use workload::{
-    EventFactory, EventOptions, Generator, Oracle, OracleChange, Preset, Writer, generate::Schedule, oracle::Numbering,
+use wire::{BackendId, EventId, GapReason, Lineage};
+
+use crate::{
+    expected::{Expected, Order},
+    workload::{Workload, Written},
 };
 
-pub(crate) const BACKEND: BackendId = BackendId(0x51);
+/// The backend's name in the checkpoint.
+pub(crate) const NAME: &str = "sim";
+pub(crate) static BACKEND: LazyLock<BackendId> = LazyLock::new(|| BackendId::of_name(NAME));
 pub(crate) const LINEAGE: Lineage = Lineage(0x1A);
 
 /// Cluster time of the place before the first event.
 const BEGINNING: u64 = 1;
 
-pub(crate) struct Event {
-    pub(crate) bytes: Bytes,
-    token: Bytes,
-    id: EventId,
+struct Event {
+    written: Rc<Written>,
+    read_in_time: bool,
+    /// As it was read with something looked up late.
+    late: Vec<Bytes>,
 }
 
+/// The source no longer has what comes next.
+#[derive(Debug)]
+pub(crate) struct Lost;
+
 pub(crate) struct History {
-    factory: EventFactory,
-    writer: Writer,
-    schedule: Schedule,
-    numbering: Numbering,
+    workload: Rc<Workload>,
+    transactions: usize,
     events: Vec<Event>,
     by_token: HashMap<Bytes, usize>,
-    changes: Vec<OracleChange>,
+    pub(crate) expected: Expected,
+    random: ChaCha8Rng,
+    /// Odds of a look-up that comes late, out of 10,000.
+    late: u32,
+    pub(crate) late_lookups: u64,
+    /// Events before this one are forgotten.
+    forgotten: usize,
+    drops: u64,
 }
 
 impl History {
-    pub(crate) fn new(generator: &Generator, before_images: bool) -> Self {
-        let options = EventOptions::new(Preset::Syntrix);
-        let options = if before_images { options } else { options.without_before_images() };
+    pub(crate) fn new(workload: Rc<Workload>, seed: u64, late: u32) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(104);
         Self {
-            factory: EventFactory::new(options),
-            writer: generator.writer(),
-            schedule: generator.schedule(),
-            numbering: Numbering::new(BACKEND, LINEAGE),
+            transactions: 0,
             events: Vec::new(),
             by_token: HashMap::new(),
-            changes: Vec::new(),
+            expected: Expected::new(workload.subscriptions.len()),
+            workload,
+            random,
+            late,
+            late_lookups: 0,
+            forgotten: 0,
+            drops: 0,
         }
     }
 
@@ -51,58 +70,98 @@ impl History {
         self.events.len()
     }
 
+    /// Where the last event stands.
+    pub(crate) fn end(&self) -> Order {
+        self.events.last().map_or((BEGINNING, 0), |event| event.written.id.order())
+    }
+
     /// One more transaction happens.
     pub(crate) fn write(&mut self) {
-        let writes: Vec<_> = (0..self.schedule.transaction()).map(|_| self.writer.next()).collect();
-        for bytes in self.factory.apply_transaction(&writes) {
-            let document = Document::from_reader(&bytes[..]).expect("the factory makes BSON");
-            let id = self.numbering.next_event(&document).expect("the factory's time doesn't run backwards");
-            let change = OracleChange::from_change_event(&document, Preset::Syntrix, id)
-                .expect("the factory makes change events");
-            self.changes.extend(change);
-            let token =
-                document.get_document("_id").expect("every event has a token").to_vec().expect("a document is BSON");
-            let token = Bytes::from(token);
-            self.by_token.insert(token.clone(), self.events.len());
-            self.events.push(Event { bytes: Bytes::from(bytes), token, id });
-        }
+        let events = self.workload.transaction(self.transactions);
+        self.transactions += 1;
+        events.into_iter().for_each(|written| self.push(written));
+    }
+
+    /// A collection is dropped, at the cluster time of what happened last. All of them lie in one, so everybody is concerned.
+    pub(crate) fn drop_collection(&mut self) {
+        let Some(last) = self.events.last().map(|event| &event.written) else { return };
+        self.drops += 1;
+        let document = doc! {
+            "_id": { "_data": format!("drop {}", self.drops) },
+            "operationType": "drop",
+            "clusterTime": last.document.get_timestamp("clusterTime").expect("every event has a cluster time"),
+            "ns": { "db": "syntrix", "coll": "other" },
+        };
+        let id = EventId { k: last.id.k + 1, ..last.id };
+        let bytes = document.to_vec().expect("a document is BSON");
+        self.push(Rc::new(Written::new(document, bytes, id)));
+        self.expected.gap(id, GapReason::Dropped);
+    }
+
+    fn push(&mut self, written: Rc<Written>) {
+        self.by_token.insert(written.token.clone(), self.events.len());
+        self.events.push(Event { written, read_in_time: false, late: Vec::new() });
     }
 
     /// Opens a cursor: the index of the first event that it yields, and the `(time, k)` after which that is.
-    pub(crate) fn open(&self, start: &Start) -> (usize, (u64, u32)) {
-        match start {
+    pub(crate) fn open(&self, start: &Start) -> Result<(usize, Order), Lost> {
+        let (index, after) = match start {
             Start::After { position, token } => {
                 let index = self.by_token.get(&token.0).expect("a token that was handed out is known");
-                assert_eq!(self.events[*index].id, *position, "a token stands for the position that it was kept with");
+                let id = self.events[*index].written.id;
+                assert_eq!(id, *position, "a token stands for the position that it was kept with");
                 (index + 1, position.order())
             }
-            Start::At { time } => (self.events.partition_point(|event| event.id.time < *time), (*time, 0)),
-            Start::Now => (self.events.len(), self.events.last().map_or((BEGINNING, 0), |event| event.id.order())),
-        }
+            Start::At { time } => (self.events.partition_point(|event| event.written.id.time < *time), (*time, 0)),
+            Start::Now => return Ok((self.events.len(), self.end())),
+        };
+        // A cursor goes on after an event that is still there.
+        if index < self.forgotten { Err(Lost) } else { Ok((index, after)) }
+    }
+
+    /// Forgets all but the latest `kept` events.
+    pub(crate) fn forget(&mut self, kept: usize) {
+        self.forgotten = self.forgotten.max(self.events.len().saturating_sub(kept));
     }
 
     /// Events of a cursor that stands at `from`, at most `max`, and the token after them.
-    pub(crate) fn read(&self, from: usize, max: usize) -> (&[Event], Option<ResumeToken>) {
-        let events = &self.events[from.min(self.events.len())..(from + max).min(self.events.len())];
-        let token =
-            self.events[..(from + max).min(self.events.len())].last().map(|event| ResumeToken(event.token.clone()));
-        (events, token)
+    pub(crate) fn read(&mut self, from: usize, max: usize, out: &mut Vec<Bytes>) -> Option<ResumeToken> {
+        let to = (from + max).min(self.events.len());
+        for index in from..to {
+            out.push(self.read_one(index));
+        }
+        self.events[..to].last().map(|event| ResumeToken(event.written.token.clone()))
     }
 
-    /// What each subscription must have got of everything after its base, in order.
-    pub(crate) fn expected(
-        &self,
-        oracle: &Oracle,
-        base: impl Fn(&str, &SubscriptionKey) -> Option<Positions>,
-    ) -> HashMap<(String, SubscriptionKey), Vec<(Position, Transition)>> {
-        let mut expected: HashMap<_, Vec<_>> = HashMap::new();
-        for change in &self.changes {
-            for one in oracle.expect(change) {
-                if base(&one.gateway, &one.key).is_some_and(|base| !base.covers(&one.id)) {
-                    expected.entry((one.gateway, one.key)).or_default().push((one.id, one.transition));
+    fn read_one(&mut self, index: usize) -> Bytes {
+        let written = self.events[index].written.clone();
+        let looks_up = || written.document.get_str("operationType").is_ok_and(|operation| operation == "update");
+        if self.late > 0 && looks_up() && self.random.random_ratio(self.late, 10_000) {
+            let found = self.look_up(index);
+            if written.document.get("fullDocument") != Some(&found) {
+                self.late_lookups += 1;
+                let mut document = written.document.clone();
+                document.insert("fullDocument", found);
+                let bytes = Bytes::from(document.to_vec().expect("a document is BSON"));
+                let event = &mut self.events[index];
+                if !event.late.contains(&bytes) {
+                    event.late.push(bytes.clone());
+                    self.expected.read(index, written.id, &self.workload.due_of(&document, written.id));
                 }
+                return bytes;
             }
         }
-        expected
+        if !std::mem::replace(&mut self.events[index].read_in_time, true) {
+            self.expected.read(index, written.id, self.workload.due(&written));
+        }
+        written.bytes.clone()
+    }
+
+    /// The document of an event as it is now.
+    fn look_up(&self, index: usize) -> Bson {
+        let key = |event: &Event| event.written.document.get("documentKey").cloned();
+        let wanted = key(&self.events[index]);
+        let last = self.events[index..].iter().rfind(|event| key(event) == wanted);
+        last.and_then(|event| event.written.document.get("fullDocument").cloned()).unwrap_or(Bson::Null)
     }
 }

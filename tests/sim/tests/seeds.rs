@@ -1,58 +1,100 @@
 //! Runs the simulator over a fixed set of seeds and some drawn anew each time, and breaks rules to see that it would tell.
 
-use std::hash::{BuildHasher, RandomState};
+use std::{
+    hash::{BuildHasher, RandomState},
+    thread,
+};
 
-use sim::{Broken, Outcome, SimConfig, run};
+use sim::{Broken, Outcome, Report, SimConfig, run, run_many, run_traced, shrink};
 
-fn run_all(seeds: impl IntoIterator<Item = u64>, config: impl Fn(u64) -> SimConfig) -> Outcome {
-    let mut all = Outcome::default();
-    for seed in seeds {
-        all.add(&run(config(seed)));
+/// Seeds within which a rule that is broken must be found.
+const SEEDS_PER_BREAK: u64 = 200;
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// All seeds must keep every promise; the first that doesn't is shown.
+fn keep_every_promise(report: Report) -> Outcome {
+    println!("{}", report.outcome);
+    if let Some(first) = report.violations.first() {
+        let traced = run_traced(&first.config, 40).err();
+        let trace = traced.map(|violation| violation.trace.join("\n")).unwrap_or_default();
+        let seed = first.config.seed;
+        panic!("{trace}\nseed {seed}: {}\nagain: cargo xtask sim --seed {seed} --seeds 1", first.what);
     }
-    println!("{all:?}");
-    all
+    report.outcome
 }
 
 #[test]
 fn nothing_is_lost_or_repeated_whatever_fails() {
-    let outcome = run_all(0..60, SimConfig::new);
-    assert!(outcome.resyncs.is_empty(), "a resync without a cause: {:?}", outcome.resyncs);
-    assert!(outcome.node_crashes_owing > 50, "too few crashes with something owed: {outcome:?}");
-    assert!(outcome.filters_built > 200 && outcome.filters_failed > 20, "too few filters were built: {outcome:?}");
-    assert!(outcome.duplicates_dropped > 50, "too little was sent again: {outcome:?}");
+    let outcome = keep_every_promise(run_many(0, 96, cores(), false, SimConfig::new));
+    assert!(outcome.deliveries > 80_000, "too little was delivered: {outcome:?}");
+    assert!(outcome.node_crashes_owing > 150, "too few crashes of the node with something owed: {outcome:?}");
+    assert!(outcome.gateway_crashes_owing > 100, "too few crashes of Gateways that held something: {outcome:?}");
+    assert!(outcome.replays > 400 && outcome.duplicates_dropped > 1_500, "too little was sent again: {outcome:?}");
+    assert!(outcome.gaps > 5_000 && outcome.histories_lost > 0, "too few gaps: {outcome:?}");
+    assert!(outcome.filters_built > 700 && outcome.filters_failed > 80, "too few filters were built: {outcome:?}");
+    assert!(outcome.checkpoints_torn > 10 && outcome.slots_rotten > 3, "too few checkpoints were bad: {outcome:?}");
+    assert!(outcome.late_lookups > 500 && outcome.expired > 100, "too little was late: {outcome:?}");
+    for reason in ["PositionTooOld", "OutboxOverrun"] {
+        assert!(outcome.resyncs.contains_key(reason), "nobody fell off: {outcome:?}");
+    }
 }
 
 #[test]
 fn nothing_is_lost_or_repeated_on_seeds_drawn_now() {
-    let first = RandomState::new().hash_one("seed") >> 1;
-    let outcome = run_all((0..15).map(|more| (first + more) % 1_000_000_000_000), SimConfig::new);
-    assert!(outcome.resyncs.is_empty(), "a resync without a cause, from seed {first} on: {:?}", outcome.resyncs);
+    let first = (RandomState::new().hash_one("seed") >> 1) % 1_000_000_000_000;
+    println!("seeds from {first} on");
+    keep_every_promise(run_many(first, 24, cores(), false, SimConfig::new));
 }
 
 #[test]
 fn who_falls_off_a_short_log_is_told_and_goes_on() {
-    let outcome = run_all(1_000..1_020, |seed| SimConfig { log_events_max: 12, ..SimConfig::new(seed) });
+    let outcome = keep_every_promise(run_many(1_000, 16, cores(), false, |seed| SimConfig {
+        log_events_max: 12,
+        ..SimConfig::new(seed)
+    }));
     assert!(outcome.resyncs.contains_key("OutboxOverrun"), "nobody fell off: {outcome:?}");
+}
+
+#[test]
+fn a_seed_leads_to_the_same_run_traced_or_not() {
+    let config = SimConfig { transactions: 60, ..SimConfig::new(2) };
+    let outcome = run(&config).map_err(|violation| violation.what);
+    assert_eq!(outcome, run(&config).map_err(|violation| violation.what));
+    assert_eq!(outcome, run_traced(&config, 10).map_err(|violation| violation.what));
 }
 
 /// A simulator that finds nothing would prove nothing.
 #[test]
 fn broken_rules_are_found() {
-    const SEEDS: u64 = 40;
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let rules =
-        [Broken::CheckpointAhead, Broken::FilterConfirmedEarly, Broken::BarrierSkipped, Broken::PositionBeforeDone];
-    let missed: Vec<_> = rules
-        .into_iter()
-        .filter(|rule| {
-            !(0..SEEDS).any(|seed| {
-                let config = SimConfig { broken: Some(*rule), ..SimConfig::new(seed) };
-                // A resync without a cause is found, too.
-                std::panic::catch_unwind(|| run(config)).map_or(true, |outcome| !outcome.resyncs.is_empty())
-            })
-        })
-        .collect();
-    std::panic::set_hook(hook);
-    assert!(missed.is_empty(), "broken and not found within {SEEDS} seeds: {missed:?}");
+    let first_found = |broken: Broken| {
+        let config = |seed| SimConfig { broken: Some(broken), ..SimConfig::new(seed) };
+        let found = run_many(0, SEEDS_PER_BREAK, cores(), true, config).violations.into_iter().next()?;
+        // It is the break that was found, not something that goes wrong without it.
+        let kept = run(&SimConfig::new(found.config.seed));
+        kept.is_ok().then_some(found)
+    };
+    let mut missed = Vec::new();
+    for broken in Broken::ALL {
+        match first_found(broken) {
+            Some(violation) => println!("{broken}: seed {}: {}", violation.config.seed, violation.what),
+            None => missed.push(broken.name()),
+        }
+    }
+    assert!(missed.is_empty(), "broken and not found within {SEEDS_PER_BREAK} seeds: {missed:?}");
+}
+
+#[test]
+fn what_is_found_is_shrunk_and_shown() {
+    let config = |seed| SimConfig { broken: Some(Broken::CheckpointAhead), ..SimConfig::new(seed) };
+    let found = run_many(0, SEEDS_PER_BREAK, cores(), true, config).violations.remove(0);
+    let (before, seed) = (found.config.clone(), found.config.seed);
+    let smallest = shrink(Box::new(found), 100);
+    assert!(smallest.config.faults.len() < before.faults.len() && smallest.config.transactions < before.transactions);
+    assert_eq!(smallest.config.seed, seed);
+    let shown = run_traced(&smallest.config, 20).expect_err("the smallest world still fails");
+    assert_eq!(shown.what, smallest.what);
+    assert_eq!(shown.trace.len(), 20);
 }
