@@ -7,6 +7,7 @@ cargo xtask COMMAND
 
   test [ARGS…]  all tests, with the servers that they need; ARGS go to `cargo test`
                 (`cargo xtask test -p wire`, `cargo xtask test -- some_name`)
+  sim [ARGS…]   the simulator of tests/sim over many seeds: --seeds N, --seed S, --break NAME, --json, --release, --help
   tidy          lengths of files, leftovers, links and names in the docs
   ci            formatting, clippy, tidy, test
   dist          an archive of the program with its units, tuning files and install script
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     let result = match command.as_deref() {
         Some("test") => xtask::run::test(&rest),
+        Some("sim") => xtask::run::sim(&rest),
         Some("tidy") if rest.is_empty() => xtask::run::tidy(),
         Some("ci") if rest.is_empty() => xtask::run::ci(),
         Some("dist") if rest.is_empty() => xtask::dist::dist(),

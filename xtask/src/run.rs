@@ -56,6 +56,15 @@ pub fn test(args: &[String]) -> Result<(), String> {
     result
 }
 
+/// The simulator's own binary. `--release` is for cargo: it runs more events a second, and leaves out what only debug builds assert.
+pub fn sim(args: &[String]) -> Result<(), String> {
+    let mut cargo = cargo(&root());
+    cargo.args(["run", "--quiet", "--package", "sim"]);
+    let (of_cargo, of_sim): (Vec<&String>, Vec<&String>) = args.iter().partition(|arg| *arg == "--release");
+    cargo.args(of_cargo).arg("--").args(of_sim);
+    succeed(&mut cargo, "the simulator")
+}
+
 /// Checks of the files themselves.
 pub fn tidy() -> Result<(), String> {
     let findings = crate::tidy::check(&Repository::read(&root())?);
