@@ -12,6 +12,7 @@ mod log;
 mod run;
 mod tap;
 mod token;
+mod top;
 
 use std::{fmt, io::Write, path::PathBuf, process::ExitCode};
 
@@ -35,6 +36,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Prints matching changes of a running node as they happen.
     Tap(tap::TapArgs),
+    /// Shows a running node in the terminal, live.
+    Top(top::TopArgs),
     /// Tells everything that is wrong with a configuration on this machine.
     Check(check::CheckArgs),
     /// Holds this host against what a node needs: kernel, limits, buffers, cores, interrupts.
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Tap(args) => tap::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => doctor::tune(&args),
@@ -137,6 +141,7 @@ mod tests {
             "streamer demo --shards 1,1,1,1 --rate 5000 --subscriptions 100 --runtime tokio",
             "streamer tap --tenant t --collection a/b/c --filter age:>=:18 --filter x:==:y --expr doc.x",
             "streamer check -c f.toml",
+            "streamer top --http 10.0.0.1:8083 --once",
             "streamer doctor -c f.toml --json",
             "streamer tune --apply",
             "streamer tune --dry-run",

@@ -488,3 +488,38 @@ async fn a_web_page_of_elsewhere_can_do_nothing_in_open_mode() {
         }
     }
 }
+
+#[tokio::test]
+async fn pictures_come_to_whoever_may_look_and_to_so_many() {
+    let hash = hash_token("root");
+    let node =
+        node(&format!("[admin]\ntoken_sha256 = {hash:?}\n[[gateways]]\nname = \"g\"\ntoken_sha256 = {hash:?}\n"));
+    let ask = |token: Option<&str>| {
+        let mut request = axum::http::Request::get("/v1/live");
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        node.router.clone().oneshot(request.body(Body::empty()).unwrap())
+    };
+    assert_eq!(ask(None).await.unwrap().status(), 401);
+    let mut open = Vec::new();
+    for _ in 0..live::WATCHERS_MAX {
+        let answer = ask(Some("root")).await.unwrap();
+        assert_eq!(
+            (answer.status(), &answer.headers()["content-type"]),
+            (StatusCode::OK, &"text/event-stream".parse().unwrap())
+        );
+        open.push(answer.into_body().into_data_stream());
+    }
+    assert_eq!(ask(Some("root")).await.unwrap().status(), 429);
+    let first = futures::StreamExt::next(&mut open[0]).await.unwrap().unwrap();
+    let text = std::str::from_utf8(&first).unwrap().strip_prefix("data:").unwrap().trim();
+    let picture: crate::control::Live = serde_json::from_str(text).unwrap();
+    assert_eq!((picture.status.as_str(), picture.shards.len()), ("not_ready", usize::from(SHARDS)));
+    // Whoever goes makes room.
+    open.pop();
+    assert_eq!(ask(Some("root")).await.unwrap().status(), 200);
+    // The page shows nothing by itself, so anybody may have it.
+    let (status, page) = node.call_raw(Method::GET, "/", None, "").await;
+    assert!(status == StatusCode::OK && page.contains("<title>Streamer</title>"));
+}
