@@ -318,7 +318,7 @@ async fn tokens_say_who_may_do_what() {
         node.refused(Method::DELETE, "/internal/v1/subscriptions/s", token, Value::Null, 401, "UNAUTHORIZED").await;
         node.refused(Method::DELETE, "/internal/v1/gateways/g/subscriptions", token, Value::Null, 401, "UNAUTHORIZED")
             .await;
-        for path in ["/metrics", "/v1/topology", "/v1/documents/t/c/d"] {
+        for path in ["/metrics", "/v1/topology", "/v1/live", "/v1/documents/t/c/d"] {
             node.refused(Method::GET, path, token, Value::Null, 401, "UNAUTHORIZED").await;
         }
     }
@@ -350,7 +350,7 @@ async fn tokens_say_who_may_do_what() {
     .await;
     assert_eq!(node.call(Method::PUT, "/internal/v1/subscriptions/s/heartbeat", Some("one"), Value::Null).await.0, 200);
 
-    for path in ["/metrics", "/v1/topology", "/v1/documents/t/c/d"] {
+    for path in ["/metrics", "/v1/topology", "/v1/live", "/v1/documents/t/c/d"] {
         node.refused(Method::GET, path, Some("one"), Value::Null, 403, "FORBIDDEN").await;
     }
     assert_eq!(node.call(Method::GET, "/v1/topology", Some("root"), Value::Null).await.0, 200);
@@ -491,9 +491,12 @@ async fn a_web_page_of_elsewhere_can_do_nothing_in_open_mode() {
 
 #[tokio::test]
 async fn pictures_come_to_whoever_may_look_and_to_so_many() {
-    let hash = hash_token("root");
-    let node =
-        node(&format!("[admin]\ntoken_sha256 = {hash:?}\n[[gateways]]\nname = \"g\"\ntoken_sha256 = {hash:?}\n"));
+    let hash = |token: &str| format!("{:?}", hash_token(token));
+    let node = node(&format!(
+        "[admin]\ntoken_sha256 = \"{}\"\n[[gateways]]\nname = \"g\"\ntoken_sha256 = \"{}\"\n",
+        hash("root"),
+        hash("one")
+    ));
     let ask = |token: Option<&str>| {
         let mut request = axum::http::Request::get("/v1/live");
         if let Some(token) = token {
