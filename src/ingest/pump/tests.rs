@@ -107,7 +107,7 @@ impl SourceStream for Stream {
             if self.events.is_empty() {
                 tokio::time::sleep(wait).await;
             }
-            Ok(Batch { events: self.events.drain(..).map(event).collect(), resume: None })
+            Ok(Batch { events: self.events.drain(..).map(event).collect(), resume: None, passed: None })
         }
         .boxed()
     }

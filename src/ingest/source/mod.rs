@@ -60,6 +60,9 @@ pub struct Batch {
     /// A token that stands after all `events` and everything the source scanned since; present also for an empty batch where the
     /// source tells one.
     pub resume: Option<ResumeToken>,
+    /// Every event of an earlier cluster time than this has come out of the stream by the end of this batch; `None` where the source
+    /// doesn't say. That a batch is empty says nothing: a server may answer so while it is still searching.
+    pub passed: Option<u64>,
 }
 
 /// A configured backend.

@@ -46,7 +46,7 @@ impl MongoStream {
                 Ok(None) => {
                     return Err(SourceError::Transient("the task that reads the change stream has ended".into()));
                 }
-                Err(_) => return Ok(Batch { events: Vec::new(), resume }),
+                Err(_) => return Ok(Batch { events: Vec::new(), resume, passed: None }),
             }
         }
     }
