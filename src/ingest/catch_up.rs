@@ -245,14 +245,7 @@ impl CatchUpCore {
         self.end_without_members(backend);
     }
 
-    fn begin(
-        &mut self,
-        live: &IngestCore,
-        backend: usize,
-        enqueued: Position,
-        now: Millis,
-        out: &mut Vec<ToShard>,
-    ) {
+    fn begin(&mut self, live: &IngestCore, backend: usize, enqueued: Position, now: Millis, out: &mut Vec<ToShard>) {
         if !live.has_all_starts() {
             return;
         }
@@ -367,7 +360,7 @@ impl CatchUpCore {
         self.backends[backend].pass.as_ref().map_or(0, |pass| pass.failures)
     }
 
-    /// The cursor broke, or could not be opened; it is opened again at `retry_at`, if that may help. What is in hand is dropped.
+    /// The cursor broke, or could not be opened; it is opened again at `retry_at`, if that may help, behind what is in hand.
     pub fn failed(
         &mut self,
         live: &IngestCore,
@@ -378,15 +371,13 @@ impl CatchUpCore {
         out: &mut Vec<ToShard>,
     ) {
         let Some(pass) = &mut self.backends[backend].pass else { return };
-        pass.in_hand.clear();
-        pass.said = None;
         pass.cursor = Cursor::Closed { until: retry_at };
         match error {
             SourceError::Transient(_) | SourceError::Fatal(_) => pass.failures += 1,
             // What was read last tells where it goes on.
             SourceError::Ended(_) => pass.cursor = Cursor::Closed { until: now },
             SourceError::HistoryLost(_) => {
-                let nothing_read = pass.resume.is_none();
+                let nothing_read = pass.resume.is_none() && pass.said.is_none();
                 if let Some(probe) = &mut pass.probe {
                     probe.lost = probe.middle();
                     pass.cursor = Cursor::Closed { until: now };
@@ -431,8 +422,26 @@ impl CatchUpCore {
     /// Takes up to `events_max` events of the batch in hand. `CaughtUp` is put out where a shard has come to the live stream.
     ///
     /// # Errors
-    /// When the cursor's events don't follow one another, or one isn't an event: [`Self::failed`] is to be called.
+    /// When the cursor's events don't follow one another, or one isn't an event. Nothing is in hand any more, and [`Self::failed`] is to
+    /// be called.
     pub fn work(
+        &mut self,
+        live: &IngestCore,
+        backend: usize,
+        events_max: usize,
+        out: &mut Vec<ToShard>,
+    ) -> Result<Next, EventError> {
+        let worked = self.work_on(live, backend, events_max, out);
+        if worked.is_err()
+            && let Some(pass) = &mut self.backends[backend].pass
+        {
+            pass.in_hand.clear();
+            pass.said = None;
+        }
+        worked
+    }
+
+    fn work_on(
         &mut self,
         live: &IngestCore,
         backend: usize,
@@ -570,7 +579,15 @@ impl CatchUpCore {
 
     /// The next item for a shard's ring; to be asked for only where that has room.
     pub fn take(&mut self, shard: ShardIndex) -> Option<FromIngest> {
-        self.members(shard).find_map(|member| member.backlog.pop_front()).map(FromIngest::CatchUp)
+        // Of several backends the one that has most, so that none is left waiting for another.
+        let member = self.members(shard).max_by_key(|member| member.backlog.len())?;
+        member.backlog.pop_front().map(FromIngest::CatchUp)
+    }
+
+    /// Whether a pass runs, or somebody waits for one.
+    pub fn is_wanted(&self) -> bool {
+        let waits = |wanted: &Arc<CatchUpWanted>| !wanted.lowest.is_empty();
+        self.backends.iter().any(|backend| backend.pass.is_some()) || self.wanted.iter().any(waits)
     }
 
     /// Whether something waits for room in a shard's ring.

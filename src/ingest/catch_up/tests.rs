@@ -112,9 +112,8 @@ impl History {
 
     /// The positions that a subscription gets which has `after`: of its collection, and what is told to all of it.
     fn wanted(&self, collection: u64, after: (u64, u32)) -> Vec<(u64, u32)> {
-        let wanted = |event: &&Event| {
-            event.collection == collection && event.kind != Kind::Other && event.position > after
-        };
+        let wanted =
+            |event: &&Event| event.collection == collection && event.kind != Kind::Other && event.position > after;
         self.events.iter().filter(wanted).map(|event| event.position).collect()
     }
 }

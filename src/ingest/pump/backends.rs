@@ -1,15 +1,14 @@
 //! The life of a backend's stream: reached, identified, opened, read, reopened.
 
-use rand::Rng;
 use tokio::time::Instant;
 
-use super::{PROGRESS_EVERY, Pump, RETRY_MAX, RETRY_MIN};
+use super::{PROGRESS_EVERY, Pump, backoff};
 use crate::{
     checkpoint::BackendCheckpoint,
-    config::Missing,
+    config::{HistoryLost, Missing, Oversize},
     ingest::{
-        reader::{self, FromReader, Said},
-        source::{Identity, SourceError, Start},
+        reader::{self, FromReader, Reading, Said},
+        source::{Batch, Identity, Purpose, SourceError, Start},
         start::{restart_at, start_after},
         status::Phase,
     },
@@ -37,6 +36,7 @@ impl Pump {
             }
             backend.retry_at = None;
         }
+        self.stop_catching_up();
     }
 
     pub(super) fn hear(&mut self, said: FromReader) {
@@ -48,6 +48,7 @@ impl Pump {
             Said::Identified(identity) => self.identified(index, identity),
             Said::Opened { start } => self.opened(index, start),
             Said::Batch(batch) => {
+                self.moved(index, &batch);
                 for event in &batch.events {
                     if let Err(error) = self.core.event(index, event, &mut self.out) {
                         self.take_out();
@@ -63,7 +64,68 @@ impl Pump {
                     self.progress_at = Some(Instant::now() + PROGRESS_EVERY);
                 }
             }
+            Said::TooLarge(event) => self.skip(index, &event),
+            Said::TooLargeUnknown(error) => self.halt(
+                index,
+                format!(
+                    "the next event is too large to be read, and what it is can't be found out: {error}. To go on behind it, stop the \
+                     node, run `streamer checkpoint reset`, and start it: it then reads from now, and what happened since is not \
+                     delivered"
+                ),
+            ),
             Said::Failed(error) => self.failed(index, error),
+        }
+    }
+
+    /// Goes past an event that is too large, of which this is known, and tells everybody whom it may concern.
+    fn skip(&mut self, index: usize, event: &bytes::Bytes) {
+        self.backends[index].one_by_one = false;
+        let skipped = self.core.too_large(index, event, &mut self.out);
+        self.take_out();
+        match skipped {
+            Ok(()) => {
+                let backend = &self.backends[index];
+                tracing::error!(backend = backend.source.name(), "an event was too large to be read, and is skipped");
+                self.reopen(index);
+            }
+            Err(error) => self.failed(index, SourceError::Transient(error.to_string())),
+        }
+    }
+
+    /// Notes that a source has told something new, if it has.
+    fn moved(&mut self, index: usize, batch: &Batch) {
+        let backend = &mut self.backends[index];
+        let is_new = !batch.events.is_empty() || batch.resume != backend.last_token || batch.resume.is_none();
+        if !is_new && backend.source.moves_when_idle() {
+            return;
+        }
+        backend.last_token.clone_from(&batch.resume);
+        backend.moved_at = Instant::now();
+        if std::mem::take(&mut backend.is_stalled) {
+            tracing::info!(backend = backend.source.name(), "the source goes on");
+        }
+    }
+
+    /// An alarm for every backend whose source has told nothing for long, though it should have. One that is halted, or waits for
+    /// others, says so by its phase.
+    pub(super) fn look_for_stalls(&mut self, now: Instant) {
+        let after = self.config.stalled_after;
+        for backend in &mut self.backends {
+            match backend.phase {
+                Phase::Connecting | Phase::Opening | Phase::Reading | Phase::Retrying => {}
+                Phase::Registration | Phase::Waiting | Phase::Halted => {
+                    backend.moved_at = now;
+                    backend.is_stalled = false;
+                }
+            }
+            let silent = now.saturating_duration_since(backend.moved_at);
+            if !backend.is_stalled && !after.is_zero() && silent >= after {
+                backend.is_stalled = true;
+                tracing::error!(
+                    backend = backend.source.name(),
+                    "the source has told nothing new for {silent:?}: it may have stopped, or be cut off"
+                );
+            }
         }
     }
 
@@ -133,8 +195,16 @@ impl Pump {
         let backend = &mut self.backends[index];
         backend.phase = Phase::Opening;
         backend.attempt += 1;
-        let (source, to_pump) = (backend.source.clone(), self.to_pump.clone());
-        backend.task = Some(reader::read(source, index, backend.attempt, start, to_pump));
+        let reading = Reading {
+            source: backend.source.clone(),
+            backend: index,
+            attempt: backend.attempt,
+            start,
+            purpose: Purpose::Live,
+            one_by_one: backend.one_by_one,
+            turns: None,
+        };
+        backend.task = Some(reader::read(reading, self.to_pump.clone()));
     }
 
     /// Opens a stream again where it was left.
@@ -145,10 +215,20 @@ impl Pump {
             return;
         }
         match self.core.resume_point(index) {
-            _ if self.backends[index].after_loss => self.open(index, Start::Now),
+            _ if self.backends[index].after_loss => self.open_after_loss(index),
             Some(point) => self.open(index, start_after(&point)),
             None => self.first_open(index),
         }
+    }
+
+    /// Opens a stream where it is to go on once history was lost.
+    fn open_after_loss(&mut self, index: usize) {
+        let start = match self.config.on_history_lost {
+            HistoryLost::FromTimestamp { time } => Start::At { time },
+            HistoryLost::FromNow | HistoryLost::Fail => Start::Now,
+        };
+        self.backends[index].after_loss = true;
+        self.open(index, start);
     }
 
     fn opened(&mut self, index: usize, start: (u64, u32)) {
@@ -163,6 +243,7 @@ impl Pump {
             .filter(|saved| (saved.time, saved.k) == start)
             .and_then(|saved| saved.resume_point().token);
         if std::mem::take(&mut backend.after_loss) {
+            self.catch_up.live_lost(index, &mut self.out);
             self.core.opened_after_loss(index, identity.lineage, start, &mut self.out);
         } else {
             self.core.opened(index, identity.lineage, start, token);
@@ -222,17 +303,24 @@ impl Pump {
             }
         }
         match error {
-            SourceError::HistoryLost(why) if self.config.on_history_lost == Missing::FromNow => {
-                tracing::error!(backend = name, "history lost ({why}): every subscription is told, reading goes on from now");
-                self.backends[index].after_loss = true;
-                self.open(index, Start::Now);
+            // The timestamp that is configured for this case is lost, too.
+            SourceError::HistoryLost(why) if self.backends[index].after_loss => self.halt(
+                index,
+                format!(
+                    "the source no longer has what comes next, nor what comes after `checkpoint.history_lost_timestamp`: {why}. Set it \
+                     to a later time, or `checkpoint.on_history_lost` to \"from_now\", and start the node again"
+                ),
+            ),
+            SourceError::HistoryLost(why) if self.config.on_history_lost != HistoryLost::Fail => {
+                tracing::error!(backend = name, "history lost ({why}): every subscription is told, and reading goes on");
+                self.open_after_loss(index);
             }
             SourceError::HistoryLost(why) => self.halt(
                 index,
                 format!(
                     "the source no longer has what comes next: {why}. Stop the node, run `streamer checkpoint reset`, and start it: \
                      it then reads from now. `checkpoint.on_history_lost = \"from_now\"` does so by itself and tells every \
-                     subscription of the gap"
+                     subscription of the gap; \"from_timestamp\" does so from a given time on"
                 ),
             ),
             SourceError::BadToken(why) => self.halt(
@@ -242,21 +330,25 @@ impl Pump {
                      checkpoint reset`, and start it: it then reads from now, and what happened since is not delivered"
                 ),
             ),
+            SourceError::Oversize(_) if self.config.oversize == Oversize::Skip => {
+                self.backends[index].one_by_one = true;
+                self.reopen(index);
+            }
             SourceError::Oversize(why) => self.halt(
                 index,
                 format!(
-                    "the next event is too large to be read: {why}. To go on behind it, stop the node, run `streamer checkpoint \
-                     reset`, and start it: it then reads from now, and what happened since is not delivered"
+                    "the next event is too large to be read: {why}. `checkpoint.oversize = \"skip\"` goes on behind it, and tells \
+                     every subscription that it may concern"
                 ),
             ),
             SourceError::Ended(why) => {
                 tracing::warn!(backend = name, "stream ended ({why}); reopening after it");
+                self.backends[index].one_by_one = false;
                 self.reopen(index);
             }
             SourceError::Transient(why) | SourceError::Fatal(why) => {
                 let backend = &mut self.backends[index];
-                let span = RETRY_MIN.saturating_mul(1 << backend.failures.min(16)).min(RETRY_MAX);
-                let pause = span.mul_f64(rand::rng().random_range(0.5..=1.0));
+                let pause = backoff(backend.failures);
                 if backend.error.as_ref() != Some(&why) {
                     tracing::warn!(backend = name, "source failed: {why}; tried again until it answers");
                 }
