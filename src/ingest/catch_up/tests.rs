@@ -148,8 +148,9 @@ struct ModelShard {
     heard: u64,
     running: Option<u64>,
     live: (u64, u32),
-    /// What has come by passes, in their order.
+    /// How far the pass has come, and the last place that it brought.
     from_pass: (u64, u32),
+    brought: Option<(u64, u32)>,
 }
 
 impl ModelShard {
@@ -164,6 +165,7 @@ impl ModelShard {
             running: None,
             live: (0, 0),
             from_pass: (0, 0),
+            brought: None,
         }
     }
 
@@ -234,11 +236,13 @@ impl ModelShard {
             assert_eq!(self.running, Some(pass), "an item of a pass that doesn't run here");
             assert!(position.order() >= self.from_pass, "backwards within a pass");
             self.from_pass = position.order();
+            self.brought = Some(position.order());
         };
         match item {
             CatchUp::Began { pass, from } => {
                 assert!(pass > self.heard && self.running.is_none(), "one pass at a time, with rising numbers");
                 (self.heard, self.running, self.from_pass) = (pass, Some(pass), from.order());
+                self.brought = None;
                 for sub in &mut self.subs {
                     if sub.state == State::Waits && sub.at >= from.order() {
                         sub.state = State::In(pass);
@@ -262,7 +266,8 @@ impl ModelShard {
             CatchUp::CaughtUp { pass, position } => {
                 assert_eq!(self.running.take(), Some(pass));
                 assert!(self.live <= position.order(), "{:?} of the live stream before {position:?}", self.live);
-                assert!(self.from_pass <= position.order().max(self.from_pass));
+                let brought = self.brought.take();
+                assert!(brought <= Some(position.order()), "{brought:?} by a pass that met at {position:?}");
                 for sub in self.subs.iter_mut().filter(|sub| sub.state == State::In(pass)) {
                     sub.state = State::Live;
                     sub.at = sub.at.max(position.order());
@@ -576,6 +581,29 @@ fn every_subscription_gets_each_of_its_events_once_and_in_order() {
         sum(&mut counts, world.check(seed));
     }
     assert!(counts["caught up"] > 1_500 && counts["events"] > 5_000 && counts["reopened"] > 500, "{counts:?}");
+}
+
+#[test]
+fn what_a_shard_said_before_it_heard_of_a_pass_begins_none() {
+    let mut live = IngestCore::new(Arc::new(Mapping::Plain), SlotTable { shards: 1 }, vec![BACKEND]);
+    live.opened(0, LINEAGE, (10, 0), None);
+    let mut catch_up = CatchUpCore::new(&live, HALVE_WITHIN);
+    let lowest: Positions = [at((5, 0))].into_iter().collect();
+    let wanted = |pass| {
+        let serving = if pass > 0 { vec![(BACKEND, pass, 0)] } else { Vec::new() };
+        Arc::new(CatchUpWanted { version: 0, lowest: lowest.clone(), serving })
+    };
+    let mut out = Vec::new();
+    catch_up.wanted(ShardIndex(0), wanted(0));
+    catch_up.tick(&live, Millis(1), |_| true, &mut out);
+    catch_up.live_lost(0, &mut out);
+    for now in 2..10 {
+        catch_up.tick(&live, Millis(now), |_| true, &mut out);
+    }
+    assert_eq!(catch_up.counters(0).begun, 1, "the shard may not have heard of the first yet");
+    catch_up.wanted(ShardIndex(0), wanted(1));
+    catch_up.tick(&live, Millis(10), |_| true, &mut out);
+    assert_eq!(catch_up.counters(0).begun, 2);
 }
 
 #[test]

@@ -462,7 +462,13 @@ fn the_pipeline_asks_for_what_is_configured() {
         "startAtOperationTime": time, "allChangesForCluster": true, "fullDocument": "updateLookup",
         "fullDocumentBeforeChange": "whenAvailable",
     };
-    assert_eq!(options.pipeline(start()), [doc! { "$changeStream": stage }]);
+    assert_eq!(options.pipeline(start(), false), [doc! { "$changeStream": stage.clone() }]);
+    let split = doc! { "$changeStreamSplitLargeEvent": {} };
+    assert_eq!(
+        options.pipeline(start(), true),
+        [doc! { "$changeStream": stage }, split.clone()],
+        "it has to be the last stage"
+    );
     options.scope = Scope::Database("db".into());
     options.pre_images = PreImages::Off;
     options.full_document = FullDocument::WhenAvailable;
@@ -472,5 +478,9 @@ fn the_pipeline_asks_for_what_is_configured() {
         doc! { "ns.db": "db", "ns.coll": "c" },
         doc! { "operationType": { "$in": ["rename", "dropDatabase", "invalidate"] } },
     ];
-    assert_eq!(options.pipeline(start()), [doc! { "$changeStream": stage }, doc! { "$match": { "$or": any } }]);
+    let filter = doc! { "$match": { "$or": any } };
+    assert_eq!(options.pipeline(start(), true), [doc! { "$changeStream": stage }, filter.clone(), split]);
+    let outline = options.outline(start());
+    assert_eq!(outline[..2], [doc! { "$changeStream": { "startAtOperationTime": time } }, filter]);
+    assert_eq!(outline[2].get_document("$project").expect("it ends so").len(), 6);
 }
