@@ -250,7 +250,9 @@ fn catch_up(encoder: &mut DescriptorEncoder<'_>, picture: &IngestPicture) -> fmt
         family(encoder, name, help, MetricType::Counter, values)?;
     }
     let running = |value: fn(&CatchUpStatus) -> Option<Duration>| {
-        let ms = move |status: &CatchUpStatus| value(status).map_or(0, |time| time.as_millis() as u64);
+        // What is further back than a source can tell is as far as a gauge goes.
+        let ms =
+            move |status: &CatchUpStatus| value(status).map_or(0, |time| time.as_millis().min(i64::MAX as u128) as u64);
         backends().map(move |b| (of_backend(b), ms(&b.catch_up))).collect::<Vec<_>>()
     };
     let help = "How much earlier the pass that runs has read than live reading; 0: none runs";

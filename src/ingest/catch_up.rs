@@ -23,6 +23,7 @@
 //! everything that [`IngestCore`] has put out before, and in front of what it puts out later. [`CatchUpCore::take`] is to be called when all
 //! of that is in the shard's ring.
 
+mod pass;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use shards::{CatchUp, CatchUpFailure, CatchUpWanted, FromIngest, Gap, Millis};
 use wire::{BackendId, Position};
 
+use self::pass::{Cursor, InHand, Member, Pace, Pass, Probe};
 use super::{
     core::{EventError, IngestCore, Routed, ToShard},
     event::{Malformed, RawEvent},
@@ -47,9 +49,6 @@ pub const BACKLOG_MAX: usize = 256;
 
 /// Openings that find out how far back a source's history reaches, when a pass asks for more than there is.
 const PROBES_MAX: u32 = 24;
-
-/// A tick that comes later than this counts no more: a thread that stood still says nothing of the source.
-const TICK_MAX_MS: u64 = 1_000;
 
 /// What passes of one backend have done since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,79 +93,6 @@ struct Backend {
     told: Vec<u64>,
     pass: Option<Pass>,
     counters: CatchUpCounters,
-}
-
-#[derive(Debug)]
-struct Pass {
-    number: u64,
-    from: Position,
-    began: Millis,
-    members: Vec<Option<Member>>,
-    has_met: bool,
-    numbering: Numbering,
-    /// Stands after the last event taken, or later and before the next.
-    resume: Option<ResumeToken>,
-    /// The last event taken, or `from` before there is one above it.
-    done: Position,
-    /// Every event of an earlier cluster time has been taken.
-    passed: u64,
-    in_hand: VecDeque<InHand>,
-    /// What the source said with the batch in hand.
-    said: Option<(Option<ResumeToken>, Option<u64>)>,
-    cursor: Cursor,
-    failures: u32,
-    probe: Option<Probe>,
-    pace: Pace,
-}
-
-/// A shard that a pass serves.
-#[derive(Debug)]
-struct Member {
-    /// The last position that it was told of.
-    told: Position,
-    /// What the ring has had no room for.
-    backlog: VecDeque<CatchUp>,
-}
-
-#[derive(Debug)]
-struct InHand {
-    event: Bytes,
-    /// It came without its documents, since it is too large.
-    too_large: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cursor {
-    Closed { until: Millis },
-    Opening,
-    Open,
-}
-
-/// The search for the beginning of a history that doesn't reach back to where a pass was to start.
-#[derive(Clone, Copy, Debug)]
-struct Probe {
-    /// A cluster time that is lost, and one that isn't.
-    lost: u64,
-    kept: u64,
-    left: u32,
-}
-
-impl Probe {
-    fn middle(&self) -> u64 {
-        self.lost + (self.kept - self.lost) / 2
-    }
-
-    fn is_over(&self) -> bool {
-        self.left == 0 || self.kept.saturating_sub(self.lost) <= 1
-    }
-}
-
-/// Whether the distance to the live stream halves in time.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    distance: u128,
-    spent_ms: u64,
-    last: Millis,
 }
 
 /// What is to be done next for a backend.
@@ -610,36 +536,4 @@ fn item(shard: usize, item: CatchUp) -> ToShard {
 fn heard(wanted: &CatchUpWanted, backend: BackendId) -> (u64, u64) {
     let serving = wanted.serving.iter().find(|(id, ..)| *id == backend);
     serving.map_or((0, 0), |(_, pass, count)| (*pass, *count))
-}
-
-impl Pass {
-    /// Whether everything up to where the live stream has come has been taken.
-    fn has_passed(&self, enqueued: Position) -> bool {
-        self.reached() >= enqueued.order()
-    }
-
-    /// Everything at or before this has been taken.
-    fn reached(&self) -> (u64, u32) {
-        self.done.order().max((self.passed, 0))
-    }
-
-    /// How far the live stream is ahead, in cluster time and then in events of one.
-    fn distance(&self, enqueued: Position) -> u128 {
-        let number = |(time, k): (u64, u32)| (u128::from(time) << 32) | u128::from(k);
-        number(enqueued.order()).saturating_sub(number(self.reached()))
-    }
-}
-
-impl Pace {
-    fn is_too_slow(&mut self, distance: u128, within_ms: u64, now: Millis, counts: bool) -> bool {
-        let since = now.0.saturating_sub(self.last.0).min(TICK_MAX_MS);
-        self.last = now;
-        if distance < self.distance && distance <= self.distance / 2 {
-            self.distance = distance;
-            self.spent_ms = 0;
-        } else if counts {
-            self.spent_ms += since;
-        }
-        self.spent_ms >= within_ms
-    }
 }
