@@ -227,7 +227,6 @@ impl Node {
                 checkpoint_every: config.checkpoint.every,
                 checkpoint_events: config.checkpoint.events,
                 registration_grace: config.ingest.registration_grace,
-                rewind_max: config.ingest.rewind_max,
                 on_history_lost: config.checkpoint.on_history_lost,
                 oversize: config.checkpoint.oversize,
                 halve_within: config.catch_up.halve_within,

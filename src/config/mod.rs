@@ -290,8 +290,6 @@ pub struct Ingest {
     pub ring: usize,
     /// How long a start waits for the Gateways that the checkpoint names.
     pub registration_grace: Duration,
-    /// How far behind the checkpoint a Gateway's position may lie and still be read again.
-    pub rewind_max: Duration,
     /// A source that tells nothing for this long, though it should, is an alarm. Zero: never.
     pub stalled_after: Duration,
 }

@@ -398,7 +398,6 @@ fn ingest(mut section: Section<'_>) -> Ingest {
     let ingest = Ingest {
         ring: section.number("ring", 8_192, 64, 1 << 24) as usize,
         registration_grace: section.duration("registration_grace", 10 * SECOND, Duration::ZERO, HOUR),
-        rewind_max: section.duration("rewind_max", 5 * MINUTE, Duration::ZERO, 7 * DAY),
         stalled_after: section.duration("stalled_after", 5 * MINUTE, Duration::ZERO, DAY),
     };
     section.finish();

@@ -140,7 +140,6 @@ const INGEST_COUNTERS: &[IngestCounter] = &[
     ("ingest_filtered", "Changes that no shard's filter wanted", |p| p.counters.filtered),
     ("ingest_repeated", "Events read again and dropped", |p| p.counters.repeated),
     ("ingest_gaps", "Gaps in what the sources had", |p| p.counters.gaps),
-    ("ingest_rewinds", "Times that reading went back for a Gateway's position", |p| p.rewinds),
     ("checkpoints_written", "Checkpoints written", |p| p.checkpoints_written),
     ("checkpoints_failed", "Checkpoints that could not be written", |p| p.checkpoints_failed),
     ("checkpoint_bad_slots", "Checkpoint files found damaged at the start", |p| p.checkpoint_bad_slots),

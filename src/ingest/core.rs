@@ -45,7 +45,7 @@ pub struct IngestCounters {
     pub routed: u64,
     /// Changes that no shard's filter wanted.
     pub filtered: u64,
-    /// Events at or below a position already read: after a reopening, or a rewind.
+    /// Events at or below a position already read: after a reopening.
     pub repeated: u64,
     pub gaps: u64,
     pub skipped: [u64; Skip::ALL.len()],

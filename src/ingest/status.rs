@@ -83,7 +83,6 @@ pub struct IngestPicture {
     pub checkpoint_bad_slots: u64,
     /// Why the last checkpoint could not be written.
     pub checkpoint_error: Option<String>,
-    pub rewinds: u64,
 }
 
 /// The cell that pictures are published in.

@@ -9,13 +9,10 @@ use crate::{
     ingest::{
         reader::{self, FromReader, Reading, Said},
         source::{Batch, Identity, Purpose, SourceError, Start},
-        start::{restart_at, start_after},
+        start::start_after,
         status::Phase,
     },
 };
-
-/// Times that opening before the checkpoint is tried while the source only seems to be away: about half a minute.
-const REWINDS_FAILED_MAX: u32 = 10;
 
 impl Pump {
     pub(super) fn identify(&mut self, index: usize) {
@@ -157,7 +154,7 @@ impl Pump {
         }
     }
 
-    /// Opens a stream for the first time in this process: at the checkpoint, or before it where a Gateway's position is older.
+    /// Opens a stream for the first time in this process: at the checkpoint, if there is one.
     pub(super) fn first_open(&mut self, index: usize) {
         let Some(point) = self.backends[index].saved.as_ref().map(BackendCheckpoint::resume_point) else {
             let name = self.backends[index].source.name();
@@ -175,20 +172,7 @@ impl Pump {
             }
             return;
         };
-        let states: Vec<_> = self.links.iter().map(|link| link.cells.sync()).collect();
-        let wanted = states.iter().flat_map(|state| state.lowest_wanted.iter().copied());
-        let source = self.backends[index].source.clone();
-        let between = |older, newer| source.between(older, newer);
-        let (start, rewinding) = restart_at(&point, wanted, self.config.rewind_max, between);
-        if rewinding {
-            tracing::info!(
-                backend = self.backends[index].source.name(),
-                "a Gateway's position is older than the checkpoint: reading starts before it"
-            );
-            self.picture.rewinds += 1;
-        }
-        self.backends[index].rewinding = rewinding;
-        self.open(index, start);
+        self.open(index, start_after(&point));
     }
 
     fn open(&mut self, index: usize, start: Start) {
@@ -249,7 +233,6 @@ impl Pump {
             self.core.opened(index, identity.lineage, start, token);
         }
         tracing::info!(backend = backend.source.name(), time = start.0, k = start.1, "reading");
-        backend.rewinding = false;
         self.core.announce_filters(&mut self.out);
         self.take_out();
         self.progress_at = Some(Instant::now() + PROGRESS_EVERY);
@@ -290,18 +273,6 @@ impl Pump {
         }
         // Whatever this attempt still has in the channel is of no interest.
         self.backends[index].attempt += 1;
-        let backend = &mut self.backends[index];
-        let passing = matches!(error, SourceError::Transient(_)) && backend.rewinds_failed < REWINDS_FAILED_MAX;
-        backend.rewinds_failed += u32::from(backend.rewinding);
-        // What goes away by itself is no reason to leave out what a Gateway lacks: the retry asks for the same start.
-        if std::mem::take(&mut backend.rewinding) && !passing {
-            tracing::warn!(backend = name, "can't start before the checkpoint ({error}); starting at it");
-            if let Some(saved) = &self.backends[index].saved {
-                let start = start_after(&saved.resume_point());
-                self.open(index, start);
-                return;
-            }
-        }
         match error {
             // The timestamp that is configured for this case is lost, too.
             SourceError::HistoryLost(why) if self.backends[index].after_loss => self.halt(

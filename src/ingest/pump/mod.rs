@@ -71,8 +71,6 @@ pub struct PumpConfig {
     pub checkpoint_events: u64,
     /// How long a restarting node waits for the Gateways that the checkpoint names.
     pub registration_grace: Duration,
-    /// How far before the checkpoint reading may start, so that a Gateway whose position is older misses nothing.
-    pub rewind_max: Duration,
     /// What to do when the source no longer has what comes next.
     pub on_history_lost: HistoryLost,
     /// What to do with an event that is too large to be read.
@@ -126,10 +124,6 @@ struct Backend {
     reopenings: u64,
     retry_at: Option<Instant>,
     task: Option<JoinHandle<()>>,
-    /// The start that was asked for lies before the checkpoint, so that it may be refused without harm.
-    rewinding: bool,
-    /// Openings before the checkpoint that failed for a reason that should go away.
-    rewinds_failed: u32,
     /// The stream is being opened after history was lost: everybody is to be told.
     after_loss: bool,
     /// The stream is being opened to get past an event that is too large.
@@ -216,8 +210,6 @@ impl Pump {
                 reopenings: 0,
                 retry_at: None,
                 task: None,
-                rewinding: false,
-                rewinds_failed: 0,
                 after_loss: false,
                 one_by_one: false,
                 moved_at: now,

@@ -390,7 +390,6 @@ impl World {
             checkpoint_every: Duration::from_millis(20),
             checkpoint_events: 1_000_000,
             registration_grace: Duration::from_secs(3_600),
-            rewind_max: Duration::from_secs(3_600),
             on_history_lost: HistoryLost::Fail,
             oversize: Oversize::Fail,
             halve_within: Duration::from_secs(3_600),
@@ -510,35 +509,16 @@ async fn nothing_is_read_before_every_backend_has_a_start() {
     world.stop().await;
 }
 
-/// A Gateway is back, and wants everything from second 5 on.
-fn wants_older(world: &mut World) {
-    world.sync(|sync| {
-        sync.gateways.insert(Arc::from("g"));
-        sync.synced = vec![Arc::from("g")];
-        sync.lowest_wanted = vec![at("a", 5)];
-    });
-}
-
 #[tokio::test]
-async fn a_source_that_is_away_for_a_moment_doesnt_cost_the_rewind() {
+async fn a_source_that_is_away_for_a_moment_is_opened_at_the_checkpoint() {
     let (a, _reach) = source("a", &[6, 11]);
     a.script().refusals = [SourceError::Transient("an election".into())].into();
-    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &["g"])), wants_older);
-    assert_eq!(world.told().await, "filter 1 from [5]");
-    assert_eq!(world.told().await, "change 6");
-    assert_eq!(a.opened(), [Start::At { time: 5 << 32 }, Start::At { time: 5 << 32 }]);
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn a_rewind_beyond_the_history_begins_at_the_checkpoint() {
-    let (a, _reach) = source("a", &[6, 11]);
-    a.script().refusals = [SourceError::HistoryLost("too old".into())].into();
-    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &["g"])), wants_older);
+    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &[])), |_| {});
     assert_eq!(world.told().await, "filter 1 from [10]");
     assert_eq!(world.told().await, "change 11");
     let token = ResumeToken(Bytes::from_static(&[5, 0, 0, 0, 0]));
-    assert_eq!(a.opened(), [Start::At { time: 5 << 32 }, Start::After { position: at("a", 10), token }]);
+    let start = Start::After { position: at("a", 10), token };
+    assert_eq!(a.opened(), [start.clone(), start]);
     world.stop().await;
 }
 
