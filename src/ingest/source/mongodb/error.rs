@@ -25,10 +25,12 @@ pub(super) fn is_out_of_time(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Command(command) if command.code == MAX_TIME_EXPIRED)
 }
 
-/// Whether the server doesn't know the stage that gives out large events in pieces.
+/// Whether the server may not know the stage that gives out large events in pieces. Servers that speak MongoDB's protocol have codes of
+/// their own for that: one that finds the command wrong in any way is asked again without the stage, and shows whether it was that.
 pub(super) fn is_without_split(error: &Error) -> bool {
+    const WRONG: [i32; 5] = [UNKNOWN_STAGE, BAD_VALUE, FAILED_TO_PARSE, COMMAND_NOT_SUPPORTED, NOT_IMPLEMENTED];
     matches!(&*error.kind, ErrorKind::Command(command)
-        if command.code == UNKNOWN_STAGE || command.message.contains("changeStreamSplitLargeEvent"))
+        if WRONG.contains(&command.code) || command.message.contains("changeStreamSplitLargeEvent"))
 }
 
 /// Whether the server refuses this command to this user, or doesn't know it.
@@ -84,6 +86,7 @@ const COMMAND_NOT_FOUND: i32 = 59;
 const COMMAND_NOT_SUPPORTED: i32 = 115;
 const CAPPED_POSITION_LOST: i32 = 136;
 const INVALID_RESUME_TOKEN: i32 = 260;
+const NOT_IMPLEMENTED: i32 = 238;
 const CHANGE_STREAM_FATAL_ERROR: i32 = 280;
 const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
 const ATLAS: i32 = 8000;

@@ -157,8 +157,7 @@ impl MongoSource {
         let splits = self.splits.get().copied();
         let pipeline = |split| self.options.pipeline(stage.clone(), split);
         let opened = match self.aggregate(connection, pipeline(splits.unwrap_or(true)), batch_size).await? {
-            // A server that says in words of its own that it doesn't know the stage is asked without it, too.
-            Err(error) if splits.is_none() && (is_without_split(&error) || is_fatal(&error)) => {
+            Err(error) if splits.is_none() && is_without_split(&error) => {
                 let opened = self.aggregate(connection, pipeline(false), batch_size).await?;
                 if opened.is_ok() && self.splits.set(false).is_ok() {
                     tracing::info!(backend = self.options.name, "the server doesn't give out large events in pieces");
@@ -289,10 +288,6 @@ impl Source for MongoSource {
     fn moves_when_idle(&self) -> bool {
         true
     }
-}
-
-fn is_fatal(error: &::mongodb::error::Error) -> bool {
-    matches!(classify(error), SourceError::Fatal(_))
 }
 
 /// A cluster time as one number.
