@@ -375,6 +375,8 @@ async fn health_says_what_is_missing() {
         error: error.map(Into::into),
         reopenings: 0,
         tokens: 0,
+        stalled: None,
+        catch_up: Default::default(),
     };
     let publish = |backend| node.ingest.publish(IngestPicture { backends: vec![backend], ..IngestPicture::default() });
     publish(backend(Phase::Halted, Some("history lost")));

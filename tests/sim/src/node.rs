@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use predicate::{Mapping, Predicate, Source};
@@ -16,7 +15,7 @@ use streamer::ingest::{
     route::ShardIndex,
     settle::ResumePoint,
     source::Start,
-    start::restart_at,
+    start::start_after,
 };
 use wire::{Epoch, Positions, ShardAddress, SlotTable, SubscribeItem};
 
@@ -123,8 +122,7 @@ impl Node {
                 if !skipped && !saved.gateways.iter().all(is_back) {
                     return false;
                 }
-                let wanted = self.cells.iter().flat_map(|cells| cells.sync.lowest_wanted.iter().copied());
-                restart_at(&saved.point, wanted, Duration::MAX, |_, _| Duration::ZERO).0
+                start_after(&saved.point)
             }
         };
         let token = match &start {
