@@ -510,3 +510,57 @@ fn over_http_registered_ones_catch_up_too() {
     world.catch_all_up();
     world.pump(connection).is(&["s enter 2", "s enter 3", "s caught up"]);
 }
+
+#[test]
+fn the_end_of_a_pass_is_not_taken_for_that_of_another() {
+    let (mut world, connection) = behind(2);
+    world.subscribe(connection, vec![presented("o", "", 5)]);
+    world.seen();
+    world.pump(connection);
+    // The first one begins behind where `s` stands, and what its end means to `o` is not looked at before the second comes to there.
+    world.works = false;
+    world.begin(BACKEND, 4);
+    world.merge(BACKEND);
+    world.begin(BACKEND, 2);
+    world.merge(BACKEND);
+    world.insert("d", "x");
+    let seen = world.pump(connection);
+    let of = |id: &str| Seen(seen.0.iter().filter(|line| line.starts_with(id)).cloned().collect());
+    of("s ").is(&[
+        "s enter 3",
+        "s enter 4",
+        "s enter 5",
+        "s enter 6",
+        "s enter 7",
+        "s enter 8",
+        "s enter 9",
+        "s caught up",
+        "s enter 10",
+    ]);
+    of("o ").is(&["o enter 6", "o enter 7", "o enter 8", "o enter 9", "o caught up", "o enter 10"]);
+}
+
+#[test]
+fn nobody_meets_the_live_stream_while_the_outbox_is_full() {
+    let mut world = World::with(|config| config.outbox_events_max = 2);
+    let connection = world.hello("g");
+    world.subscribe(connection, vec![item("s", "x"), item("o", "y")]);
+    world.sync_done(connection);
+    world.seen();
+    world.pump(connection);
+    (0..4).for_each(|_| world.insert("d", "x"));
+    world.pump(connection).is(&["s enter 1", "s enter 2", "s enter 3", "s catching up"]);
+    world.done(connection);
+    world.begin(BACKEND, 3);
+    world.bring(BACKEND);
+    // Another one fills the outbox while the pass serves `s`, which it brings nothing more.
+    (0..3).for_each(|_| world.insert("d", "y"));
+    world.merge(BACKEND);
+    world.pump(connection).is(&["s enter 4", "o enter 5", "o enter 6", "o catching up"]);
+    assert_eq!(world.wanted(), None);
+    world.done(connection);
+    assert_eq!(world.wanted(), Some(6));
+    let mut seen = world.catch_up_with(connection);
+    seen.sort_unstable();
+    assert_eq!(seen, ["o caught up", "o enter 7", "s caught up"]);
+}
