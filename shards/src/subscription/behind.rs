@@ -2,6 +2,8 @@
 
 use wire::{BackendId, Position};
 
+use super::SubId;
+
 /// A subscription is behind for a backend: what it lacks is read from the source's history. Meanwhile live changes of that backend
 /// are not told to it.
 #[derive(Debug)]
@@ -104,5 +106,27 @@ impl super::Rare {
             Some(skip) => *skip = Skip { before, above },
             None => self.skips.push(Skip { before, above }),
         }
+    }
+}
+
+impl super::Subscriptions {
+    /// Whether something else stands in the place of this log entry: a resync, or what is read from the history.
+    pub(crate) fn is_skipped(&self, id: SubId, number: u64, position: &Position) -> bool {
+        self.rare(id).is_some_and(|rare| rare.is_skipped(number, position))
+    }
+
+    /// Where it stands, if it is behind for this backend.
+    pub(crate) fn behind(&self, id: SubId, backend: BackendId) -> Option<&Behind> {
+        self.rare(id)?.behind(backend)
+    }
+
+    /// What it may be found to lack in its next session.
+    pub(crate) fn lost_mut(&mut self, id: SubId) -> &mut [Lost] {
+        self.rare_if_any(id).map_or(&mut [], |rare| &mut rare.lost)
+    }
+
+    /// Whether it is behind for any backend.
+    pub(crate) fn is_behind(&self, id: SubId) -> bool {
+        self.rare(id).is_some_and(|rare| !rare.behind.is_empty())
     }
 }
