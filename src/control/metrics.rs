@@ -206,8 +206,8 @@ impl Collector for NodeCollector {
             let counts = stats.shard.resyncs;
             [
                 ("lineage_changed", counts.lineage_changed),
-                ("position_too_old", counts.position_too_old),
-                ("outbox_overrun", counts.outbox_overrun),
+                ("history_lost", counts.history_lost),
+                ("too_slow", counts.too_slow),
                 ("preimage_missing", counts.preimage_missing),
             ]
             .map(|(reason, count)| ([of_shard(index), vec![("reason", reason.to_owned())]].concat(), count))
@@ -343,7 +343,7 @@ mod tests {
             r#"streamer_backend_stalled{backend="main \"x\""} 0"#,
             "streamer_shard_sessions{shard=\"1\"} 0",
             "streamer_shard_alive{shard=\"0\"} 1",
-            "streamer_shard_resyncs_total{shard=\"0\",reason=\"outbox_overrun\"} 0",
+            "streamer_shard_resyncs_total{shard=\"0\",reason=\"too_slow\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

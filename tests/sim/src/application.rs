@@ -124,6 +124,7 @@ impl Application {
                     *self.resyncs.entry(format!("{reason:?}")).or_default() += 1;
                     Effect::StartOver(live_from)
                 }
+                AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => Effect::None,
                 other => panic!("{name} {key:?}: unexpected {other:?}"),
             };
             known.take(effect.clone());
