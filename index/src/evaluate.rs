@@ -7,7 +7,7 @@ use bson::RawDocument;
 use predicate::{Budget, Context, Memo, Outcome, Predicate};
 
 use crate::key::raw_of;
-use crate::matching::{AFTER, BEFORE, Side, Touched, Work};
+use crate::matching::{AFTER, BEFORE, Side, Touched, Work, push_sure};
 use crate::rest::{Answer, Rest, value_of};
 use crate::walk::Found;
 use crate::{Counts, Event, Image, Index, Main, Match, Rules, Verdict};
@@ -32,6 +32,7 @@ impl Evaluation<'_> {
                 if same {
                     first.marks |= later.marks;
                     first.sure |= later.sure;
+                    first.is_decided |= later.is_decided;
                 }
                 same
             });
@@ -40,6 +41,10 @@ impl Evaluation<'_> {
         // What the interpreter reads of an image is the same for all of them.
         let memos = [Memo::default(), Memo::default()];
         for touched in touched.iter() {
+            if touched.is_decided && touched.marks == touched.sure {
+                push_sure(touched.slot, touched.marks, matches);
+                continue;
+            }
             let rest = self.index.rests.get(touched.rest);
             let main = match self.event.main {
                 Main::Before => BEFORE,
