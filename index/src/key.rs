@@ -109,7 +109,7 @@ impl Payload {
     }
 
     /// The same as [`Payload::of`] for the bytes at a place in others, of which those after it may be looked at too.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn within(bytes: &[u8], start: usize, length: usize, seeds: &Seeds) -> Self {
         match bytes.get(start..).and_then(<[u8]>::first_chunk::<16>) {
             Some(chunk) if length <= SHORT_MAX => {

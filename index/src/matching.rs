@@ -9,9 +9,9 @@ use crate::machine::prefetch;
 use crate::paths::ID;
 use crate::places::Asks;
 use crate::postings::Items;
-use crate::probe::{Hung, Probe, Prober, Source};
+use crate::probe::{Hung, Made, Other, Probe, Prober, Source};
 use crate::range::{Listed, Target};
-use crate::walk::{Found, Made, Other, Walk};
+use crate::walk::{Found, Walk, found_beside};
 use crate::{BATCH_MAX, Counts, Event, Image, Index, Match, Rules, Verdict};
 
 /// Marks of the images that reached something.
@@ -140,7 +140,7 @@ impl Index {
                     self.places.prefetch(*tag);
                     // It comes from another core.
                     let bytes = image.document.as_bytes();
-                    bytes[..bytes.len().min(ANNOUNCED_MAX)].iter().step_by(64).for_each(prefetch);
+                    bytes[..bytes.len().min(ANNOUNCED_MAX)].chunks(64).for_each(|line| prefetch(&line[0]));
                 }
             }
         }
@@ -176,65 +176,83 @@ impl Index {
         }
     }
 
+    fn hung(&self) -> Hung<'_> {
+        Hung { seeds: &self.seeds, postings: &self.postings, rests: &self.rests, range_sets: &self.range_sets }
+    }
+
     /// Walks over the documents, and makes probes of what they have.
     fn walk(&mut self, events: &[Event<'_>], scratch: &mut Scratch) {
         for (at, event) in events.iter().enumerate() {
             let Work { mut before, mut after, .. } = scratch.work[at];
-            let mut other = None;
-            if let (Some(image), Some(partition), true) = (&event.after, after.partition, event.looks_after) {
-                after.founds = self.walk_image(partition, image, AFTER, None, event.looks_before, scratch);
-                other = Some(Other { document: image.document.as_bytes(), founds: after.founds });
+            let image_after = event.after.as_ref().filter(|_| event.looks_after).zip(after.partition);
+            let image_before = event.before.as_ref().filter(|_| event.looks_before).zip(before.partition);
+            if let Some((image, partition)) = image_after {
+                after.founds = self.find_values(partition, image, scratch);
             }
-            if let (Some(image), Some(partition), true) = (&event.before, before.partition, event.looks_before) {
-                let other = other.filter(|_| after.partition == before.partition);
-                before.founds = self.walk_image(partition, image, BEFORE, other, false, scratch);
+            match (image_before, image_after) {
+                (None, None) => {}
+                (None, Some((image, partition))) => {
+                    let (mut prober, _, founds) = self.prober(partition, image, AFTER, scratch);
+                    prober.all(after.founds(founds));
+                }
+                (Some((image, partition)), None) => {
+                    before.founds = self.find_values(partition, image, scratch);
+                    let (mut prober, _, founds) = self.prober(partition, image, BEFORE, scratch);
+                    prober.all(before.founds(founds));
+                }
+                (Some((image, partition)), Some((image_after, partition_after))) => {
+                    before.founds = self.find_values(partition, image, scratch);
+                    let (mut prober, made, founds) = self.prober(partition_after, image_after, AFTER, scratch);
+                    prober.all_after(after.founds(founds), made);
+                    let (mut prober, made, founds) = self.prober(partition, image, BEFORE, scratch);
+                    if partition == partition_after {
+                        let (document, founds_after) = (image_after.document.as_bytes(), after.founds(founds));
+                        let other = Other { document, founds: founds_after };
+                        prober.all_before(before.founds(founds), other, made);
+                    } else {
+                        prober.all(before.founds(founds));
+                    }
+                }
             }
             let (probes_end, early_end) = (scratch.probes.len() as u32, scratch.early.len() as u32);
             scratch.work[at] = Work { before, after, probes_end, early_end, ..Work::default() };
         }
     }
 
-    /// Walks over an image. What `after` has in the same way needs no second look; `is_kept` says that it is to be compared with. Gives
-    /// the places of what was found.
-    fn walk_image(
-        &mut self,
+    /// What makes probes of an image, and lists that it needs.
+    #[inline]
+    fn prober<'s>(
+        &'s self,
         partition: u32,
-        image: &Image<'_>,
+        image: &Image<'s>,
         mark: u8,
-        after: Option<Other<'_>>,
-        is_kept: bool,
-        scratch: &mut Scratch,
-    ) -> (u32, u32) {
-        let place = self.partitions.get(partition);
-        let start = scratch.founds.len();
-        if !place.is_walked() {
-            return (start as u32, start as u32);
-        }
+        scratch: &'s mut Scratch,
+    ) -> (Prober<'s>, &'s mut Vec<Made>, &'s [Found]) {
         let Scratch { founds, made, beside, probes, early, .. } = scratch;
-        if is_kept {
-            made.clear();
-        }
-        let (probes_start, early_start) = (probes.len(), early.len());
-        let hung =
-            Hung { seeds: &self.seeds, postings: &self.postings, rests: &self.rests, range_sets: &self.range_sets };
+        let place = self.partitions.get(partition);
         let source = if mark == BEFORE { Source::Before } else { Source::After };
         let document = image.document.as_bytes();
-        let prober = Prober { hung, partition, place, document, mark, source, probes, reached: early, beside };
-        let mut walk = Walk { paths: &mut self.paths, founds, made, prober, after, is_kept, start, stamp: 0 };
-        if !walk.document() {
-            walk.founds.truncate(start);
-            if is_kept {
-                walk.made.clear();
+        let hung = self.hung();
+        (Prober { hung, partition, place, document, mark, source, probes, reached: early, beside }, made, founds)
+    }
+
+    /// Notes the values of an image that its partition asks for. Gives their places.
+    fn find_values(&mut self, partition: u32, image: &Image<'_>, scratch: &mut Scratch) -> (u32, u32) {
+        let place = self.partitions.get(partition);
+        let Scratch { founds, beside, .. } = scratch;
+        let start = founds.len();
+        if place.is_walked() {
+            let mut walk = Walk { paths: &mut self.paths, place, document: image.document.as_bytes(), founds };
+            if !walk.document() {
+                walk.founds.truncate(start);
+                walk.look_up(image.document, beside);
             }
-            walk.prober.probes.truncate(probes_start);
-            walk.prober.reached.truncate(early_start);
-            walk.look_up(image.document);
-        }
-        if place.asked.of(ID) != Asks::NONE
-            && let Some(id) = self.id_path.as_ref().filter(|path| path.fields().is_none())
-            && let Some(value) = id.get(image.document)
-        {
-            walk.note_beside(ID, &predicate::stored_id(value));
+            if place.asked.of(ID) != Asks::NONE
+                && let Some(id) = self.id_path.as_ref().filter(|path| path.fields().is_none())
+                && let Some(value) = id.get(image.document)
+            {
+                founds.extend(found_beside(ID, value, beside));
+            }
         }
         (start as u32, founds.len() as u32)
     }

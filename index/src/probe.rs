@@ -7,7 +7,9 @@ use bson::RawBsonRef;
 use predicate::{CanonicalBytes, Order, order_key};
 
 use crate::arena::Arena;
-use crate::key::{At, ELEMENT, FIELD, INT, Keyed, PREFIX, Payload, RANGE, STRING, Seeds, keyed, kind, ordered, raw_of};
+use crate::key::{
+    At, ELEMENT, FIELD, INT, Keyed, PREFIX, Payload, RANGE, STRING, Seeds, keyed, kind, ordered, raw_of, same,
+};
 use crate::machine::prefetch;
 use crate::matching::{Reached, What};
 use crate::near;
@@ -81,6 +83,20 @@ impl Hung<'_> {
     }
 }
 
+/// What was made of a value: the probes, and what was reached without one, from the first to before the second place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Made {
+    probes: (u32, u32),
+    reached: (u32, u32),
+}
+
+/// The image after of a change, as far as it is of the same partition: what is alike in the one before needs no second look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Other<'p> {
+    pub(crate) document: &'p [u8],
+    pub(crate) founds: &'p [Found],
+}
+
 /// Makes probes of the values of an image.
 pub(crate) struct Prober<'p> {
     pub(crate) hung: Hung<'p>,
@@ -96,9 +112,59 @@ pub(crate) struct Prober<'p> {
 }
 
 impl Prober<'_> {
+    /// All that was found in an image.
+    pub(crate) fn all(&mut self, founds: &[Found]) {
+        for found in founds {
+            self.found(found);
+        }
+    }
+
+    /// The same, to be compared with another image.
+    pub(crate) fn all_after(&mut self, founds: &[Found], made: &mut Vec<Made>) {
+        made.clear();
+        for found in founds {
+            let starts = (self.probes.len() as u32, self.reached.len() as u32);
+            self.found(found);
+            let ends = (self.probes.len() as u32, self.reached.len() as u32);
+            made.push(Made { probes: (starts.0, ends.0), reached: (starts.1, ends.1) });
+        }
+    }
+
+    /// The same, compared with the image after and what was made of that.
+    pub(crate) fn all_before(&mut self, founds: &[Found], after: Other<'_>, made: &[Made]) {
+        for (at, found) in founds.iter().enumerate() {
+            match self.same_after(at, found, &after).and_then(|at| made.get(at)) {
+                Some(Made { probes, reached }) => {
+                    let mark = self.mark;
+                    let probes = &mut self.probes[probes.0 as usize..probes.1 as usize];
+                    probes.iter_mut().for_each(|probe| probe.mark |= mark);
+                    let reached = &mut self.reached[reached.0 as usize..reached.1 as usize];
+                    reached.iter_mut().for_each(|reached| reached.mark |= mark);
+                }
+                None => self.found(found),
+            }
+        }
+    }
+
+    /// The place of the same value in the image after: then what was made of that counts for both. An array is always looked at, for
+    /// some of its elements may not have been noted.
+    #[inline]
+    fn same_after(&self, at: usize, found: &Found, after: &Other<'_>) -> Option<usize> {
+        // Most likely it stands at the same place.
+        let (at, other) = match after.founds.get(at) {
+            Some(other) if other.node == found.node => (at, other),
+            _ => after.founds.iter().enumerate().find(|(_, other)| other.node == found.node)?,
+        };
+        let is_same = other.kind == found.kind
+            && found.kind != kind::ARRAY
+            && same(other.bytes(after.document, self.beside), found.bytes(self.document, self.beside));
+        is_same.then_some(at)
+    }
+
     #[inline(always)]
-    pub(crate) fn found(&mut self, asks: Asks, found: Found) {
-        let Found { node, start, length, kind, beside } = found;
+    fn found(&mut self, found: &Found) {
+        let Found { node, start, length, kind, beside } = *found;
+        let asks = self.place.asked.of(node);
         match kind {
             kind::STRING if !beside && !asks.any(Asks::TEXT_RARELY) => {
                 if asks.any(Asks::of(Use::Equal)) {
@@ -118,13 +184,20 @@ impl Prober<'_> {
                     let at = At::new(self.partition, node, INT);
                     self.push(at, Payload::of_word(int.cast_unsigned()), 0, 0, self.source);
                 }
-                if asks.any(Asks::of(Use::Range))
-                    && let Some((order, key)) = order_key(RawBsonRef::Int64(int))
-                {
-                    self.range(node, order, key, self.source);
+                if asks.any(Asks::of(Use::Range)) {
+                    self.range_of_int(node, int);
                 }
             }
-            _ => self.found_rarely(asks, found),
+            _ if !asks.any(Asks::PROBES) => {}
+            _ => self.found_rarely(asks, *found),
+        }
+    }
+
+    /// Apart, so that it takes no registers from the rest.
+    #[inline(never)]
+    fn range_of_int(&mut self, node: u32, int: i64) {
+        if let Some((order, key)) = order_key(RawBsonRef::Int64(int)) {
+            self.range(node, order, key, self.source);
         }
     }
 
@@ -265,10 +338,14 @@ impl Prober<'_> {
     #[inline(always)]
     fn push(&mut self, at: At, payload: Payload, start: u32, end: u32, source: Source) {
         let tag = at.tag(payload, self.hung.seeds);
-        if !self.place.keys.may_have(tag) {
-            return;
+        if self.place.keys.may_have(tag) {
+            self.keep(Probe { tag, at, payload, start, end, mark: self.mark, source });
         }
-        self.hung.postings.prefetch(tag);
-        self.probes.push(Probe { tag, at, payload, start, end, mark: self.mark, source });
+    }
+
+    #[inline(never)]
+    fn keep(&mut self, probe: Probe) {
+        self.hung.postings.prefetch(probe.tag);
+        self.probes.push(probe);
     }
 }

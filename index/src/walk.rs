@@ -1,14 +1,13 @@
-//! One walk over a document's bytes, which notes the values that are looked at, and makes probes of them as it comes by.
+//! One walk over a document's bytes, which notes where the values stand that are looked at.
 //!
 //! Invariant: what is found is what [`predicate::field`] finds, name by name. A walk that isn't sure of that (a broken document, or one
 //! of the few types without a simple form) says so, and everything is looked up by `field` then.
 
-use bson::RawDocument;
+use bson::{RawBsonRef, RawDocument};
 
-use crate::key::{kind, same};
+use crate::key::kind;
 use crate::paths::{ID, IN_TAIL, IN_WORD, NO_NODE, Paths, ROOT};
 use crate::places::{Asks, Partition, Use};
-use crate::probe::Prober;
 
 /// A value of a node: its type, and where its bytes are.
 #[derive(Clone, Copy, Debug)]
@@ -29,49 +28,26 @@ impl Found {
     }
 }
 
-/// What was made of a value: the probes, and what was reached without one, from the first to before the second place.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Made {
-    probes: (u32, u32),
-    reached: (u32, u32),
-}
-
-/// The image after of a change, as far as it is of the same partition: what is alike in the one before needs no second look.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Other<'w> {
-    pub(crate) document: &'w [u8],
-    /// The places of what was found in it.
-    pub(crate) founds: (u32, u32),
-}
-
 /// A walk over one image.
 pub(crate) struct Walk<'w> {
     pub(crate) paths: &'w mut Paths,
+    pub(crate) place: &'w Partition,
+    pub(crate) document: &'w [u8],
     pub(crate) founds: &'w mut Vec<Found>,
-    /// Of each that was found in the image after.
-    pub(crate) made: &'w mut Vec<Made>,
-    pub(crate) prober: Prober<'w>,
-    pub(crate) after: Option<Other<'w>>,
-    /// Whether another image will be compared with this one.
-    pub(crate) is_kept: bool,
-    /// Where what is found in this image begins.
-    pub(crate) start: usize,
-    /// The number of the walk.
-    pub(crate) stamp: u32,
 }
 
 impl Walk<'_> {
     /// Finds what the partition asks for. False where it isn't sure; what it has found until then doesn't count.
     pub(crate) fn document(&mut self) -> bool {
-        self.stamp = self.paths.begin();
-        self.fields(0, self.prober.document.len(), ROOT).is_some()
+        let stamp = self.paths.begin();
+        self.fields(0, self.document.len(), ROOT, stamp).is_some()
     }
 
     /// The document from `start` to before `end`, which are five bytes at least. Nests no deeper than the paths that are asked for.
-    fn fields(&mut self, start: usize, end: usize, parent: u32) -> Option<()> {
+    fn fields(&mut self, start: usize, end: usize, parent: u32, stamp: u32) -> Option<()> {
         // Four bytes of length, elements, and a NUL.
-        let bytes = self.prober.document;
-        let place: &Partition = self.prober.place;
+        let bytes = self.document;
+        let place = self.place;
         let last = end.checked_sub(1)?;
         let mut at = start + 4;
         if at > last || *bytes.get(last)? != 0 {
@@ -105,86 +81,24 @@ impl Walk<'_> {
             let end = end_of_value(*kind, bytes, value, last)?;
             at = end;
             let asks = place.asked.of(node);
-            if asks == Asks::NONE || known.stamp == self.stamp {
+            if asks == Asks::NONE || known.stamp == stamp {
                 continue;
             }
-            known.stamp = self.stamp;
-            self.note(
-                asks,
-                Found { node, start: value as u32, length: (end - value) as u32, kind: *kind, beside: false },
-            );
+            known.stamp = stamp;
+            let (start, length) = (value as u32, (end - value) as u32);
+            self.founds.push(Found { node, start, length, kind: *kind, beside: false });
             if *kind == kind::DOCUMENT && asks.any(Asks::of(Use::Inner)) {
-                self.fields(value, end, node)?;
+                self.fields(value, end, node, stamp)?;
             }
         }
         Some(())
-    }
-
-    /// Takes up what was found.
-    #[inline(always)]
-    fn note(&mut self, asks: Asks, found: Found) {
-        if self.is_kept || self.after.is_some() {
-            return self.note_beside_other(asks, found);
-        }
-        if asks.any(Asks::PROBES) {
-            self.prober.found(asks, found);
-        }
-        if asks.any(Asks::of(Use::Rest)) {
-            self.founds.push(found);
-        }
-    }
-
-    /// The same where there are two images.
-    #[inline(never)]
-    fn note_beside_other(&mut self, asks: Asks, found: Found) {
-        let starts = (self.prober.probes.len() as u32, self.prober.reached.len() as u32);
-        if asks.any(Asks::PROBES) && !self.is_as_after(&found) {
-            self.prober.found(asks, found);
-        }
-        if self.is_kept {
-            let ends = (self.prober.probes.len() as u32, self.prober.reached.len() as u32);
-            self.made.push(Made { probes: (starts.0, ends.0), reached: (starts.1, ends.1) });
-        }
-        self.founds.push(found);
-    }
-
-    /// Whether the image after has the same value: then what was made of that counts for both.
-    #[inline]
-    fn is_as_after(&mut self, found: &Found) -> bool {
-        let Some(after) = &self.after else { return false };
-        if found.kind == kind::ARRAY {
-            return false;
-        }
-        let others = &self.founds[after.founds.0 as usize..after.founds.1 as usize];
-        // Most likely it stands at the same place.
-        let place = self.founds.len() - self.start;
-        let place = match others.get(place) {
-            Some(other) if other.node == found.node => place,
-            _ => match others.iter().position(|other| other.node == found.node) {
-                Some(place) => place,
-                None => return false,
-            },
-        };
-        let (other, beside) = (&others[place], &*self.prober.beside);
-        if other.kind != found.kind
-            || !same(other.bytes(after.document, beside), found.bytes(self.prober.document, beside))
-        {
-            return false;
-        }
-        let mark = self.prober.mark;
-        let Made { probes, reached } = self.made[place];
-        let probes = &mut self.prober.probes[probes.0 as usize..probes.1 as usize];
-        probes.iter_mut().for_each(|probe| probe.mark |= mark);
-        let reached = &mut self.prober.reached[reached.0 as usize..reached.1 as usize];
-        reached.iter_mut().for_each(|reached| reached.mark |= mark);
-        true
     }
 
     /// The node of the name that begins here, or [`NO_NODE`], and where its value begins: where the guess was wrong or isn't enough. Apart,
     /// so that it takes no registers from the walk.
     #[inline(never)]
     fn name(&mut self, at: usize, last: usize, parent: u32, guess: u32, previous: u32) -> Option<(u32, usize)> {
-        let named = self.prober.document.get(at..last)?;
+        let named = self.document.get(at..last)?;
         let (word, length) = name_of(named)?;
         let value = at + length + 1;
         let name = &named[..length];
@@ -204,27 +118,24 @@ impl Walk<'_> {
     }
 
     /// Finds the same by `field`, name by name.
-    pub(crate) fn look_up(&mut self, document: &RawDocument) {
-        let place = self.prober.place;
-        for node in place.nodes().filter(|node| *node != ID) {
+    pub(crate) fn look_up(&mut self, document: &RawDocument, beside: &mut Vec<u8>) {
+        for node in self.place.nodes().filter(|node| *node != ID) {
             let names = self.paths.names(node);
             let Some((last, parents)) = names.split_last() else { continue };
             let parent = parents.iter().try_fold(document, |at, name| predicate::field(at, name)?.as_document());
-            if let Some(value) = parent.and_then(|parent| predicate::field(parent, last)) {
-                self.note_beside(node, &predicate::stored_id(value));
-            }
+            let value = parent.and_then(|parent| predicate::field(parent, last));
+            self.founds.extend(value.and_then(|value| found_beside(node, value, beside)));
         }
     }
+}
 
-    /// Takes up a value that does not stand in the document as it is.
-    pub(crate) fn note_beside(&mut self, node: u32, stored: &[u8]) {
-        let beside = &mut self.prober.beside;
-        let (Some((&kind, value)), Ok(start)) = (stored.split_first(), u32::try_from(beside.len())) else { return };
-        let Ok(length) = u32::try_from(value.len()) else { return };
-        beside.extend_from_slice(value);
-        let asks = self.prober.place.asked.of(node);
-        self.note(asks, Found { node, start, length, kind, beside: true });
-    }
+/// Notes a value that does not stand in the document as it is.
+pub(crate) fn found_beside(node: u32, value: RawBsonRef<'_>, beside: &mut Vec<u8>) -> Option<Found> {
+    let stored = predicate::stored_id(value);
+    let (kind, value) = stored.split_first()?;
+    let start = u32::try_from(beside.len()).ok()?;
+    beside.extend_from_slice(value);
+    Some(Found { node, start, length: u32::try_from(value.len()).ok()?, kind: *kind, beside: true })
 }
 
 /// The first eight bytes of the name that this begins with, and its length. None where it doesn't end, or is no text.
