@@ -8,7 +8,7 @@ use crate::range::{Listed, Target};
 
 /// Fields and orders of a partition that have a group; the ranges of others are looked up like values.
 const GROUPS_MAX: usize = 16;
-/// Ranges of a group; more of them have a set of their own.
+/// Ranges of a group, as many as a word has bits; more of them have a set of their own.
 pub(crate) const GROUP_MAX: usize = 32;
 /// A set with fewer than this becomes a group again.
 pub(crate) const GROUP_AGAIN: usize = 16;
@@ -78,17 +78,17 @@ impl Near {
         Found::Nothing
     }
 
-    /// Calls `each` with those of a group that the value is within the bounds of, or on them.
+    /// Bit by bit, which of a group the value is within the bounds of, or on them.
     #[inline]
-    pub(crate) fn stab(&self, start: usize, end: usize, key: u64, mut each: impl FnMut(Listed)) {
-        for (at, [lower, upper]) in self.bounds[start..end].iter().enumerate() {
-            if *lower <= key && key <= *upper {
-                each(self.listed(start + at));
-            }
+    pub(crate) fn hits(&self, start: usize, end: usize, key: u64) -> u32 {
+        let mut hits = 0;
+        for (at, [lower, upper]) in (0_u32..).zip(&self.bounds[start..end]) {
+            hits |= u32::from(*lower <= key && key <= *upper) << (at % 32);
         }
+        hits
     }
 
-    fn listed(&self, at: usize) -> Listed {
+    pub(crate) fn listed(&self, at: usize) -> Listed {
         let [lower, upper] = self.bounds[at];
         let Other { target, has_lower, has_upper } = self.others[at];
         Listed { lower, upper, has_lower, has_upper, target }
