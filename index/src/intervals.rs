@@ -10,9 +10,12 @@
 //! - No node but the root is empty.
 
 use crate::arena::Arena;
+use crate::machine::prefetch;
 use crate::range::{Listed, Target};
 
-const PLACES: usize = 32;
+const PLACES: usize = 64;
+/// What halving the places takes to come to any of them, and behind the last one.
+const STEPS: [usize; 7] = [32, 16, 8, 4, 2, 1, 1];
 /// Two neighbours become one node when one of them has fewer than this, and both together no more than [`MERGED_MAX`].
 const FEW: usize = PLACES / 4;
 const MERGED_MAX: usize = PLACES * 3 / 4;
@@ -68,6 +71,7 @@ impl Held for Child {
 #[derive(Debug)]
 struct Node<T> {
     len: usize,
+    /// Behind the last one the greatest number there is.
     lowers: [u64; PLACES],
     uppers: [u64; PLACES],
     /// The greatest upper bound up to each place.
@@ -79,7 +83,7 @@ impl<T: Held> Node<T> {
     fn empty() -> Box<Self> {
         Box::new(Self {
             len: 0,
-            lowers: [0; PLACES],
+            lowers: [u64::MAX; PLACES],
             uppers: [0; PLACES],
             reach: [0; PLACES],
             held: [T::default(); PLACES],
@@ -108,8 +112,11 @@ impl<T: Held> Node<T> {
     /// Calls `each` with the places whose bounds the value is within.
     #[inline]
     fn stab(&self, value: u64, mut each: impl FnMut(usize)) {
-        let lowers = &self.lowers[..self.len.min(PLACES)];
-        let mut at = lowers.partition_point(|lower| *lower <= value);
+        let mut at = 0;
+        for step in STEPS {
+            at += if self.lowers[(at + step - 1) % PLACES] <= value { step } else { 0 };
+        }
+        at = at.min(self.len);
         while at > 0 && self.reach[(at - 1) % PLACES] >= value {
             at -= 1;
             if self.uppers[at % PLACES] >= value {
@@ -133,6 +140,7 @@ impl<T: Held> Node<T> {
         self.uppers.copy_within(at + 1..self.len, at);
         self.held.copy_within(at + 1..self.len, at);
         self.len -= 1;
+        self.lowers[self.len] = u64::MAX;
         self.mend(at);
     }
 
@@ -150,6 +158,7 @@ impl<T: Held> Node<T> {
         let mut upper = Self::empty();
         let middle = self.len / 2;
         upper.append(self, middle);
+        self.lowers[middle..].fill(u64::MAX);
         self.len = middle;
         upper
     }
@@ -209,20 +218,18 @@ impl Intervals {
 
     fn descend_from(&self, number: u32, height: u32, value: u64, each: &mut impl FnMut(u32)) {
         if height == 0 {
-            each(number);
-            return;
+            return each(number);
         }
         let inner = node(&self.inner, number);
         inner.stab(value, |at| {
             let child = inner.held[at % PLACES].node;
-            if height == 1 {
-                let leaf = node(&self.leaves, child);
-                crate::machine::prefetch(&leaf.lowers[PLACES / 2]);
-                crate::machine::prefetch(&leaf.reach[PLACES / 2]);
-                each(child);
-            } else {
-                self.descend_from(child, height - 1, value, each);
+            if height > 1 {
+                return self.descend_from(child, height - 1, value, each);
             }
+            let leaf = node(&self.leaves, child);
+            prefetch(&leaf.lowers[PLACES / 2]);
+            prefetch(&leaf.reach[PLACES / 2]);
+            each(child);
         });
     }
 
@@ -349,6 +356,7 @@ impl Intervals {
     fn check_below(&self, number: u32, height: u32, is_root: bool, nodes: &mut (usize, usize), ranges: &mut usize) {
         fn each<T: Held>(node: &Node<T>, is_root: bool) {
             assert!(is_root || node.len > 0, "an empty node");
+            assert!(node.lowers[node.len..].iter().all(|lower| *lower == u64::MAX), "a bound behind the last");
             assert!((1..node.len).all(|at| node.key(at - 1) < node.key(at)), "keys out of order");
             let reach = |at: usize| node.uppers[..=at].iter().max().copied();
             assert!((0..node.len).all(|at| Some(node.reach[at]) == reach(at)), "a wrong reach");

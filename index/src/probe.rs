@@ -83,15 +83,6 @@ impl Hung<'_> {
     }
 }
 
-/// Values whose keys are made before the first is looked at.
-const TOGETHER: usize = 16;
-
-/// A key to look up, and a number to look for in ranges.
-struct PlainKey {
-    equal: Option<(At, Payload)>,
-    range: Option<i64>,
-}
-
 /// What was made of a value: the probes, and what was reached without one, from the first to before the second place.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Made {
@@ -123,73 +114,29 @@ pub(crate) struct Prober<'p> {
 impl Prober<'_> {
     /// All that was found in an image.
     pub(crate) fn all(&mut self, founds: &[Found]) {
-        for founds in founds.chunks(TOGETHER) {
-            // Whether a key may be there is anybody's guess, so no branch depends on it until it is known of all of them.
-            let mut tags = [(0, 0); TOGETHER];
-            let mut count = 0;
-            for (at, found) in founds.iter().enumerate() {
-                let asks = self.place.asked.of(found.node);
-                let Some(key) = self.plain_key(asks, found) else {
-                    self.found(asks, found);
-                    continue;
-                };
-                if let Some((at_key, payload)) = key.equal {
-                    let tag = at_key.tag(payload, self.hung.seeds);
-                    tags[count % TOGETHER] = (at as u32, tag);
-                    count += usize::from(self.place.keys.may_have(tag));
-                }
-                if let Some(int) = key.range {
-                    self.range_of_int(found.node, int);
-                }
-            }
-            for (at, tag) in &tags[..count.min(TOGETHER)] {
-                let found = &founds[*at as usize % TOGETHER];
-                if let Some(PlainKey { equal: Some((at, payload)), .. }) = self.plain_key(Asks::of(Use::Equal), found) {
-                    let (start, end) = (found.start + 4, found.start + found.length.max(5) - 1);
-                    self.keep(Probe { tag: *tag, at, payload, start, end, mark: self.mark, source: self.source });
-                }
-            }
+        let start = self.probes.len();
+        for found in founds {
+            self.found(found);
         }
-    }
-
-    /// What is asked of a value of the types that have a short way, and of those only where nothing rare is asked.
-    #[inline(always)]
-    fn plain_key(&self, asks: Asks, found: &Found) -> Option<PlainKey> {
-        let Found { node, start, length, kind, beside } = *found;
-        let is_equal = asks.any(Asks::of(Use::Equal));
-        match kind {
-            kind::STRING if !beside && !asks.any(Asks::TEXT_RARELY) => {
-                let payload = Payload::within(self.document, start as usize + 4, length as usize - 5, self.hung.seeds);
-                let equal = is_equal.then(|| (At::new(self.partition, node, STRING), payload));
-                Some(PlainKey { equal, range: None })
-            }
-            kind::INT32 | kind::INT64 if !beside && !asks.any(Asks::of(Use::Field)) => {
-                let value = &self.document[start as usize..];
-                let int = match kind {
-                    kind::INT64 => value.first_chunk().map_or(0, |chunk| i64::from_le_bytes(*chunk)),
-                    _ => value.first_chunk().map_or(0, |chunk| i32::from_le_bytes(*chunk).into()),
-                };
-                let payload = Payload::of_word(int.cast_unsigned());
-                let equal = is_equal.then(|| (At::new(self.partition, node, INT), payload));
-                Some(PlainKey { equal, range: asks.any(Asks::of(Use::Range)).then_some(int) })
-            }
-            _ => None,
-        }
+        self.announce(start);
     }
 
     /// The same, to be compared with another image.
     pub(crate) fn all_after(&mut self, founds: &[Found], made: &mut Vec<Made>) {
         made.clear();
+        let start = self.probes.len();
         for found in founds {
             let starts = (self.probes.len() as u32, self.reached.len() as u32);
-            self.found(self.place.asked.of(found.node), found);
+            self.found(found);
             let ends = (self.probes.len() as u32, self.reached.len() as u32);
             made.push(Made { probes: (starts.0, ends.0), reached: (starts.1, ends.1) });
         }
+        self.announce(start);
     }
 
     /// The same, compared with the image after and what was made of that.
     pub(crate) fn all_before(&mut self, founds: &[Found], after: Other<'_>, made: &[Made]) {
+        let start = self.probes.len();
         for (at, found) in founds.iter().enumerate() {
             match self.same_after(at, found, &after).and_then(|at| made.get(at)) {
                 Some(Made { probes, reached }) => {
@@ -199,8 +146,16 @@ impl Prober<'_> {
                     let reached = &mut self.reached[reached.0 as usize..reached.1 as usize];
                     reached.iter_mut().for_each(|reached| reached.mark |= mark);
                 }
-                None => self.found(self.place.asked.of(found.node), found),
+                None => self.found(found),
             }
+        }
+        self.announce(start);
+    }
+
+    /// Announces the look-ups of the probes from this one on.
+    fn announce(&self, start: usize) {
+        for probe in &self.probes[start..] {
+            self.hung.postings.prefetch(probe.tag);
         }
     }
 
@@ -219,19 +174,35 @@ impl Prober<'_> {
         is_same.then_some(at)
     }
 
-    fn found(&mut self, asks: Asks, found: &Found) {
-        match self.plain_key(asks, found) {
-            Some(PlainKey { equal, range }) => {
-                if let Some((at, payload)) = equal {
-                    let (start, end) = (found.start + 4, found.start + found.length.max(5) - 1);
-                    self.push(at, payload, start, end, self.source);
-                }
-                if let Some(int) = range {
-                    self.range_of_int(found.node, int);
+    #[inline(always)]
+    fn found(&mut self, found: &Found) {
+        let Found { node, start, length, kind, beside } = *found;
+        let asks = self.place.asked.of(node);
+        match kind {
+            kind::STRING if !beside && !asks.any(Asks::TEXT_RARELY) => {
+                if asks.any(Asks::of(Use::Equal)) {
+                    let (start, length) = (start + 4, length - 5);
+                    let payload = Payload::within(self.document, start as usize, length as usize, self.hung.seeds);
+                    let at = At::new(self.partition, node, STRING);
+                    self.push(at, payload, start, start + length, self.source);
                 }
             }
-            None if asks.any(Asks::PROBES) => self.found_rarely(asks, *found),
-            None => {}
+            kind::INT32 | kind::INT64 if !beside && !asks.any(Asks::of(Use::Field)) => {
+                let value = &self.document[start as usize..];
+                let int = match kind {
+                    kind::INT64 => value.first_chunk().map_or(0, |chunk| i64::from_le_bytes(*chunk)),
+                    _ => value.first_chunk().map_or(0, |chunk| i32::from_le_bytes(*chunk).into()),
+                };
+                if asks.any(Asks::of(Use::Equal)) {
+                    let at = At::new(self.partition, node, INT);
+                    self.push(at, Payload::of_word(int.cast_unsigned()), 0, 0, self.source);
+                }
+                if asks.any(Asks::of(Use::Range)) {
+                    self.range_of_int(node, int);
+                }
+            }
+            _ if asks.any(Asks::PROBES) => self.found_rarely(asks, *found),
+            _ => {}
         }
     }
 
@@ -390,14 +361,9 @@ impl Prober<'_> {
     #[inline(always)]
     fn push(&mut self, at: At, payload: Payload, start: u32, end: u32, source: Source) {
         let tag = at.tag(payload, self.hung.seeds);
-        if self.place.keys.may_have(tag) {
-            self.keep(Probe { tag, at, payload, start, end, mark: self.mark, source });
-        }
-    }
-
-    #[inline(never)]
-    fn keep(&mut self, probe: Probe) {
-        self.hung.postings.prefetch(probe.tag);
-        self.probes.push(probe);
+        let count = self.probes.len();
+        self.probes.push(Probe { tag, at, payload, start, end, mark: self.mark, source });
+        // Whether a key may be there is anybody's guess, so no branch depends on it.
+        self.probes.truncate(count + usize::from(self.place.keys.may_have(tag)));
     }
 }
