@@ -138,6 +138,8 @@ impl Index {
                 if let Some(image) = image {
                     *tag = self.place_tag(image.place);
                     self.places.prefetch(*tag);
+                    image.tenant.as_bytes().first().into_iter().for_each(prefetch);
+                    image.collection.as_bytes().first().into_iter().for_each(prefetch);
                     // It comes from another core.
                     let bytes = image.document.as_bytes();
                     bytes[..bytes.len().min(ANNOUNCED_MAX)].chunks(64).for_each(|line| prefetch(&line[0]));
@@ -241,7 +243,7 @@ impl Index {
         let place = self.partitions.get(partition);
         let Scratch { founds, beside, .. } = scratch;
         let start = founds.len();
-        if place.is_walked() {
+        if place.is_walked {
             let mut walk = Walk { paths: &mut self.paths, place, document: image.document.as_bytes(), founds };
             if !walk.document() {
                 walk.founds.truncate(start);

@@ -15,6 +15,7 @@ pub(crate) const GROUP_AGAIN: usize = 16;
 const NO_SET: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Near {
     groups: Vec<Group>,
     /// Lower and upper ones, group by group.

@@ -99,27 +99,31 @@ impl Keys {
     }
 }
 
+/// What every document needs stands in the first five cache lines, in the order in which it is needed.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Partition {
     pub(crate) keys: Keys,
-    keys_count: u32,
-    keys_gone: u32,
-    pub(crate) place: PlaceHash,
     pub(crate) asked: Asked,
-    /// Lengths of prefixes that are looked up: bit `n` for one of `n + 1` bytes.
-    pub(crate) prefix_lengths: u32,
-    /// Tenant and collection, one after the other.
-    names: SmallVec<[u8; 48]>,
-    tenant_length: u32,
-    /// Its place in its tenant's list.
-    pub(crate) in_tenant: u32,
+    pub(crate) near: Near,
+    pub(crate) place: PlaceHash,
     /// Subscriptions to every document.
     pub(crate) everyone: Vec<u32>,
     /// Predicates without an anchor, by their numbers in the rests.
     pub(crate) always: Vec<u32>,
-    pub(crate) near: Near,
+    tenant_length: u32,
     /// Ranges in sets that are looked up.
     pub(crate) far_ranges: u32,
+    /// Lengths of prefixes that are looked up: bit `n` for one of `n + 1` bytes.
+    pub(crate) prefix_lengths: u32,
+    /// Whether documents are looked at at all.
+    pub(crate) is_walked: bool,
+    /// Tenant and collection, one after the other.
+    names: SmallVec<[u8; 48]>,
+    keys_count: u32,
+    keys_gone: u32,
+    /// Its place in its tenant's list.
+    pub(crate) in_tenant: u32,
     /// All subscriptions.
     pub(crate) members: Vec<u32>,
     /// How often a node is used, by `node << 8 | use`.
@@ -139,6 +143,7 @@ impl Partition {
         names.extend_from_slice(collection.as_bytes());
         Self {
             keys: Keys::default(),
+            is_walked: false,
             keys_count: 0,
             keys_gone: 0,
             place,
@@ -160,11 +165,10 @@ impl Partition {
     #[inline]
     pub(crate) fn prefetch(&self) {
         prefetch(&self.keys);
-        prefetch(&self.place);
         prefetch(&self.asked);
-        prefetch(&self.names);
-        prefetch(&self.everyone);
         prefetch(&self.near);
+        prefetch(&self.place);
+        prefetch(&self.tenant_length);
     }
 
     #[inline]
@@ -235,6 +239,7 @@ impl Partition {
         let count = self.uses.entry(key(node, what, length)).or_insert(0);
         *count += 1;
         if *count == 1 {
+            self.is_walked = true;
             self.ask(node, what as u8 + length);
         }
     }
@@ -248,6 +253,7 @@ impl Partition {
         *count -= 1;
         if *count == 0 {
             self.uses.remove(&key);
+            self.is_walked = !self.uses.is_empty();
             // With many nodes nearly all bits are set whatever is removed.
             if self.uses.len() < USES_RECOUNTED_MAX {
                 (self.asked, self.prefix_lengths) = (Asked::NOTHING, 0);
@@ -265,11 +271,6 @@ impl Partition {
             self.prefix_lengths |= 1 << (what - prefix - 1);
         }
         self.asked.add(node, Asks(1 << what.min(prefix)));
-    }
-
-    /// Whether documents are looked at at all.
-    pub(crate) fn is_walked(&self) -> bool {
-        !self.uses.is_empty()
     }
 }
 

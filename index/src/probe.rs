@@ -283,7 +283,9 @@ impl Prober<'_> {
     #[inline(never)]
     fn near_hit(&mut self, at: usize, key: u64) {
         let listed = self.place.near.listed(at);
-        self.hung.rests.get(listed.target.rest).prefetch();
+        if !listed.target.is_decided || !listed.is_sure(key) {
+            self.hung.rests.get(listed.target.rest).prefetch();
+        }
         self.reached.push(Reached { mark: self.mark, what: What::range(&listed, key) });
     }
 
