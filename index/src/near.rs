@@ -171,3 +171,89 @@ impl Near {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn listed(range: u32, lower: u64, upper: u64) -> Listed {
+        let target = Target { range, rest: range + 1, slot: range + 2, is_decided: range.is_multiple_of(2) };
+        Listed::new((lower > 0).then_some(lower), (upper < 60).then_some(upper), target)
+    }
+
+    fn found(near: &Near, at: u32, key: u64) -> Vec<Listed> {
+        let Found::Group(start, end) = near.find(at) else { return Vec::new() };
+        let hits = near.hits(start, end, key);
+        let mut found: Vec<Listed> =
+            (0..32).filter(|bit| hits >> bit & 1 == 1).map(|bit| near.listed(start + bit)).collect();
+        found.sort_unstable_by_key(|listed| listed.target.range);
+        found
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn groups_are_lists_by_field_and_order(
+            steps in prop::collection::vec((0..6_u32, 0..20_u32, 0..64_u64, 0..64_u64), 1..300),
+        ) {
+            let mut near = Near::default();
+            // Of each group its ranges, or the number of its set.
+            let mut model: BTreeMap<u32, Result<BTreeMap<u32, Listed>, u32>> = BTreeMap::new();
+            for (number, (what, field, a, b)) in (0_u32..).zip(steps) {
+                let at = super::at(field, Order::Number);
+                let group = near.open(at);
+                prop_assert_eq!(group.is_some(), model.contains_key(&at) || model.len() < GROUPS_MAX);
+                let Some(group) = group else { continue };
+                let known = model.entry(at).or_insert_with(|| Ok(BTreeMap::new()));
+                match (what, &mut *known) {
+                    (0, Ok(ranges)) => {
+                        if let Some(range) = ranges.keys().next().copied() {
+                            near.remove(group, range);
+                            ranges.remove(&range);
+                        }
+                    }
+                    (1, Ok(ranges)) => {
+                        let mut taken = near.take(group);
+                        taken.sort_unstable_by_key(|listed| listed.target.range);
+                        prop_assert_eq!(taken, ranges.values().copied().collect::<Vec<_>>());
+                        near.be(group, Some(number));
+                        *known = Err(number);
+                    }
+                    (_, Ok(ranges)) if ranges.len() < GROUP_MAX => {
+                        let range = listed(number, a.min(b), a.max(b));
+                        near.push(group, &range);
+                        ranges.insert(number, range);
+                    }
+                    (_, Ok(_)) => {}
+                    (0 | 1, Err(_)) => {
+                        near.be(group, None);
+                        *known = Ok(BTreeMap::new());
+                    }
+                    (_, Err(set)) => prop_assert_eq!(near.set(group), Some(*set)),
+                }
+                if matches!(known, Ok(ranges) if ranges.is_empty()) {
+                    model.remove(&at);
+                }
+                near.close_if_empty(group);
+                for (at, known) in &model {
+                    let (ranges, set) = match known {
+                        Ok(ranges) => (ranges.clone(), None),
+                        Err(set) => (BTreeMap::new(), Some(*set)),
+                    };
+                    let group = near.group(*at).expect("a group that has something is there");
+                    prop_assert_eq!((near.len(group), near.set(group)), (ranges.len(), set));
+                    for key in [0, a, b, u64::MAX] {
+                        let expected: Vec<Listed> =
+                            ranges.values().filter(|range| range.lower <= key && key <= range.upper).copied().collect();
+                        prop_assert_eq!(found(&near, *at, key), expected);
+                    }
+                }
+                prop_assert_eq!(near.groups.len(), model.len());
+            }
+        }
+    }
+}

@@ -81,6 +81,44 @@ fn one_range_by_the_thousand() {
     harness.index.check_empty();
 }
 
+/// More fields with ranges than a partition names itself, and more ranges of each than stand in it; coming, and going again.
+#[test]
+fn many_ranges_of_many_fields() {
+    let mut harness = Harness::new();
+    let mut ranges = Vec::new();
+    for number in 0..80_u32 {
+        for field in 0..20 {
+            let (lower, upper) = (number * 7 % 80, number * 7 % 80 + field % 5 + 1);
+            let filters = format!(
+                r#"[{{"field":"f{field}","op":">=","value":{lower}}},{{"field":"f{field}","op":"<","value":{upper}}}]"#
+            );
+            let slots = harness.subscribe(1, &filters, "");
+            ranges.push((slots[0], field, lower, upper));
+        }
+    }
+    let mut document = RawDocumentBuf::new();
+    for field in 0..20 {
+        document.append(<&bson::raw::CStr>::try_from(format!("f{field}").as_str()).unwrap(), field * 4);
+    }
+    let expected = |ranges: &[(u32, u32, u32, u32)]| {
+        let holds = |(_, field, lower, upper): &&(u32, u32, u32, u32)| (*lower..*upper).contains(&(field * 4));
+        let mut slots: Vec<u32> = ranges.iter().filter(holds).map(|range| range.0).collect();
+        slots.sort_unstable();
+        slots
+    };
+    assert!(expected(&ranges).len() > 20);
+    assert_eq!(harness.slots(&document), expected(&ranges));
+    for round in 0.. {
+        let Some(at) = ranges.len().checked_sub(1) else { break };
+        harness.index.remove(ranges.swap_remove(round * 31 % (at + 1)).0);
+        if round % 97 == 0 || ranges.len() < 30 {
+            assert_eq!(harness.slots(&document), expected(&ranges));
+            harness.index.check_invariants();
+        }
+    }
+    harness.index.check_empty();
+}
+
 #[test]
 fn ten_thousand_fields_and_paths() {
     let mut harness = Harness::new();
