@@ -136,6 +136,40 @@ fn ten_thousand_fields_and_paths() {
     assert_eq!(harness.slots(&document), expected);
 }
 
+/// Where the last document had one name, the next has another that differs in one byte, is shorter by one or longer by one.
+#[test]
+fn names_that_are_nearly_the_same() {
+    const NAME: &str = "abcdefghijklmnopqrstuvwxyz";
+    let document = |name: &str| {
+        let mut document = RawDocumentBuf::new();
+        document.append(<&bson::raw::CStr>::try_from(name).unwrap(), 1);
+        document.append(cstr!("last"), "so that no name is near the end of the document");
+        document
+    };
+    for length in 1..NAME.len() {
+        let name = &NAME[..length];
+        let mut harness = Harness::new();
+        let slots = harness.subscribe(1, &format!(r#"[{{"field":"{name}","op":"==","value":1}}]"#), "");
+        let mut others = vec![NAME[..length - 1].to_owned(), NAME[..length + 1].to_owned()];
+        others.extend((0..length).map(|at| format!("{}-{}", &name[..at], &name[at + 1..])));
+        for other in others {
+            assert_eq!(harness.slots(&document(name)), slots, "{name}");
+            assert_eq!(harness.slots(&document(&other)), [0_u32; 0], "{other} is not {name}");
+        }
+    }
+}
+
+/// Bytes that are well-formed one way where a name is taken for its beginning, and another way where it isn't.
+#[test]
+fn a_name_that_goes_on_into_its_value() {
+    let mut harness = Harness::new();
+    let slots = harness.subscribe(1, r#"[{"field":"abc","op":"==","value":256}]"#, "");
+    assert_eq!(harness.slots(&RawDocumentBuf::try_from(&doc! { "abc": 256, "x": "long enough" }).unwrap()), slots);
+    // From the NUL on, the value's first bytes are 256, and its last one is the type of a null.
+    let document = RawDocumentBuf::try_from(&doc! { "abcd": 0x0A00_0001, "x": bson::Bson::Null }).unwrap();
+    assert_eq!(harness.slots(&document), [0_u32; 0]);
+}
+
 #[test]
 fn a_thousand_levels() {
     let mut inner = RawDocumentBuf::new();
