@@ -175,6 +175,7 @@ impl Prober<'_> {
     }
 
     #[inline(always)]
+    #[expect(clippy::collapsible_match, reason = "a text of which no equality is asked is done with")]
     fn found(&mut self, found: &Found) {
         let Found { node, start, length, kind, beside } = *found;
         let asks = self.place.asked.of(node);
