@@ -11,8 +11,8 @@ use crate::{
     world::{Plan, World, rounds, seed},
 };
 
-/// A file of the node's may not grow beyond a few bytes: a write ends short, and the next one fails, as on a disk that is full. Only the
-/// checkpoint is written to files there.
+/// A file of the node's may not grow beyond a few bytes: a write ends short, and the next one fails, as on a disk that is full. So it is for
+/// the checkpoint and for the log.
 #[test]
 fn full() {
     const NAME: &str = "disk::full";
@@ -61,8 +61,7 @@ fn gone() {
     });
 }
 
-/// Runs the node without the signal that tells of such a write, which a full disk does not send: that it is ignored is inherited. What the
-/// node says goes to this program's own output, which has no limit.
+/// Runs the node without the signal that tells of such a write, which a full disk does not send: that it is ignored is inherited.
 fn without_signal() -> Command {
     let mut program = Command::new("sh");
     program.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", BINARY]);

@@ -59,10 +59,7 @@ impl Server {
     }
 
     async fn database(&self) -> TestServer {
-        let uri = format!(
-            "mongodb://127.0.0.1:{}/?replicaSet=secantus&serverSelectionTimeoutMS=2000&socketTimeoutMS=5000",
-            self.port
-        );
+        let uri = format!("mongodb://127.0.0.1:{}/?replicaSet=secantus&serverSelectionTimeoutMS=2000", self.port);
         let client = Client::with_uri_str(&uri).await.expect("the server's connection string is read");
         TestServer { uri, client, prefix: format!("it_{}", unique()) }
     }

@@ -22,23 +22,23 @@ pub(crate) struct NodeProcess {
 impl NodeProcess {
     /// Starts it with this configuration. What it says is added to a file in the folder, over all of its starts.
     pub(crate) fn spawn(folder: &Path, config: &str) -> Self {
-        let mut program = Command::new(BINARY);
-        let log = folder.join("streamer.log");
-        let output = File::options().create(true).append(true).open(&log).expect("the test's folder can be written");
-        program.stdout(output.try_clone().expect("a file handle can be doubled")).stderr(output);
-        Self::spawn_as(program, folder, config)
+        Self::spawn_as(Command::new(BINARY), folder, config)
     }
 
-    /// The same by a command that runs the node's program with the arguments added to it, and says where its output goes.
+    /// The same by a command that runs the node's program with the arguments added to it.
     pub(crate) fn spawn_as(mut program: Command, folder: &Path, config: &str) -> Self {
         let file = folder.join("streamer.toml");
+        let log = folder.join("streamer.log");
         fs::write(&file, config).expect("the test's folder can be written");
+        let output = File::options().create(true).append(true).open(&log).expect("the test's folder can be written");
         let child = program
             .args([Path::new("run"), Path::new("-c"), &file])
             .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a file handle can be doubled"))
+            .stderr(output)
             .spawn()
             .expect("the node's program was built for this test");
-        Self { child, log: folder.join("streamer.log") }
+        Self { child, log }
     }
 
     /// Waits until it answers this path with 200.
