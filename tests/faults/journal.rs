@@ -17,12 +17,18 @@ use wire::{Position, SubscriptionKey, Transition};
 #[serde(tag = "line", rename_all = "snake_case")]
 pub(crate) enum Line {
     /// A process begins, from these positions.
-    Start { presented: SavedPositions },
+    Start {
+        presented: SavedPositions,
+    },
     Change(Told),
     /// Anything else that breaks a subscription's continuity, in words.
-    Break { what: String },
+    Break {
+        what: String,
+    },
     /// The Gateway has ended by itself.
-    Ended { error: String },
+    Ended {
+        error: String,
+    },
 }
 
 /// One change, as the application got it.

@@ -46,7 +46,9 @@ async fn kill_node(mut world: World) {
         world.stop_load().await;
     }
     let dropped: u64 = world.gateways.iter().map(|gateway| gateway.status().duplicates_dropped).sum();
-    println!("{rounds} kills of the node; at most {slowest:?} from its start until all were live; {dropped} repeated changes dropped");
+    println!(
+        "{rounds} kills of the node; at most {slowest:?} from its start until all were live; {dropped} repeated changes dropped"
+    );
     assert!(dropped > 0, "what was not acked came again, and was dropped");
     let verdict = world.end().await;
     assert_eq!(verdict.forgotten, 0, "no Gateway was killed");

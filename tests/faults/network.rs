@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::{
+    application::Command,
     gateway::send,
     support::{block_on, database::TestServer},
     weather::Weather,
@@ -40,7 +41,10 @@ fn foul_weather() {
         world.proxy.turn(Weather::FAIR);
         let packets = world.proxy.packets();
         println!("{packets:?}");
-        assert!(packets.lost > 0 && packets.repeated > 0 && packets.delayed > 0 && packets.swallowed > 0, "{packets:?}");
+        assert!(
+            packets.lost > 0 && packets.repeated > 0 && packets.delayed > 0 && packets.swallowed > 0,
+            "{packets:?}"
+        );
         let reconnects: u64 = world.gateways.iter().map(|gateway| gateway.status().reconnects).sum();
         let verdict = world.end().await;
         println!("{reconnects} reconnections; p99 {} us", verdict.latency.p99_us());
@@ -76,6 +80,11 @@ async fn everything(mut world: World) {
                 world.start_node().await;
             }
             1 => {
+                // Half of the time with something that it was told and has not kept.
+                if world.random.random() {
+                    world.gateways[victim].command(Command::Hold);
+                    world.pause(0..300).await;
+                }
                 world.gateways[victim].kill();
                 world.pause(0..500).await;
                 world.gateways[victim].start();

@@ -184,8 +184,9 @@ impl MongoDb {
         let mut left = writes;
         while !left.is_empty() {
             let mut taken = std::collections::BTreeSet::new();
-            let (now, later): (Vec<Write>, Vec<Write>) =
-                left.into_iter().partition(|write| taken.insert((write.tenant.clone(), write.collection.clone(), write.document_id.clone())));
+            let (now, later): (Vec<Write>, Vec<Write>) = left.into_iter().partition(|write| {
+                taken.insert((write.tenant.clone(), write.collection.clone(), write.document_id.clone()))
+            });
             let (layout, factory) = (&self.layout, &mut self.factory);
             let commands: Vec<_> = now.into_iter().map(|write| command(layout, factory, write)).collect();
             join_all(commands).await;
@@ -237,15 +238,12 @@ impl MongoDb {
         let admin = self.client().database("admin");
         let Ok(reply) = admin.run_command(doc! { "currentOp": 1, "$all": true }).await else { return 0 };
         let namespace = format!("{}.$cmd.aggregate", database.name());
-        let running = reply.get_array("inprog").map(Vec::as_slice).unwrap_or_default().iter();
-        let cursors: Vec<Bson> = running
-            .filter_map(Bson::as_document)
-            .filter(|one| one.get_str("ns").is_ok_and(|ns| ns == namespace))
-            .filter_map(|one| {
-                let at = |document: &Document| document.get("cursorId").cloned();
-                one.get_document("cursor").ok().and_then(at).or_else(|| one.get_document("command").ok()?.get("getMore").cloned())
-            })
-            .collect();
+        let all = reply.get_array("inprog").map(Vec::as_slice).unwrap_or_default().iter();
+        let mine = all.filter_map(Bson::as_document).filter(|one| one.get_str("ns").is_ok_and(|ns| ns == namespace));
+        // Servers differ in where they show it.
+        let id =
+            |one: &Document| one.get("cursorId").or_else(|| one.get_document("cursor").ok()?.get("cursorId")).cloned();
+        let cursors: Vec<Bson> = mine.filter_map(id).collect();
         if cursors.is_empty() {
             return 0;
         }
@@ -268,11 +266,11 @@ fn command(layout: &Layout, factory: &mut EventFactory, write: Write) -> impl Fu
     let (home, id, is_new) = (layout.home(&write), layout.stored_id(&write), *kind == WriteKind::Insert);
     async move {
         let query = doc! { "_id": &id };
-        let mut is_repeated = false;
         loop {
             let done = match &document {
                 Some(document) if is_new => match home.insert_one(document).await {
-                    Err(error) if is_repeated && is_duplicate_key(&error) => Ok(()),
+                    // It had been carried out, whoever repeated it: this task, or the driver by itself.
+                    Err(error) if is_duplicate_key(&error) => Ok(()),
                     done => done.map(drop),
                 },
                 Some(document) => home.replace_one(query.clone(), document).await.map(drop),
@@ -284,7 +282,6 @@ fn command(layout: &Layout, factory: &mut EventFactory, write: Write) -> impl Fu
                     if let ErrorKind::Write(failure) = &*error.kind {
                         panic!("the server refused a write to {id}: {failure:?}");
                     }
-                    is_repeated = true;
                     sleep(Duration::from_millis(20)).await;
                 }
             }

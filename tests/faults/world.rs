@@ -123,7 +123,8 @@ impl World {
         let api = Api::new(format!("http://127.0.0.1:{http}"));
         let generator = Generator::new(plan.profile.clone());
         let source = source(api, plan.profile).await;
-        let runtime = if Runtime::Glommio.is_available() && plan.seed % 2 == 0 { Runtime::Glommio } else { Runtime::Tokio };
+        let runtime =
+            if Runtime::Glommio.is_available() && plan.seed % 2 == 0 { Runtime::Glommio } else { Runtime::Tokio };
         let data = folder.path().join("data");
         let config = format!(
             r#"
