@@ -38,6 +38,7 @@ pub(super) struct Node {
     http: u16,
     child: Option<Child>,
     client: reqwest::Client,
+    retains_little: bool,
 }
 
 impl Node {
@@ -49,7 +50,7 @@ impl Node {
             None => free_ports()?,
         };
         let (program, folder) = (program.to_owned(), folder.to_owned());
-        Ok(Self { program, folder, http, child: None, client: reqwest::Client::new() })
+        Ok(Self { program, folder, http, child: None, client: reqwest::Client::new(), retains_little: false })
     }
 
     /// Of shard 0.
@@ -102,6 +103,7 @@ name = "embedded"
 kind = "embedded"
 sync = false
 retain_events = {RETAINED}
+retain_bytes = "{bytes}"
 [checkpoint]
 every = "200ms"
 on_history_lost = "from_now"
@@ -111,6 +113,7 @@ registration_grace = "60s"
             data = self.data().display().to_string(),
             http = self.http,
             quic = self.http + 1,
+            bytes = if self.retains_little { "1MiB" } else { "1GiB" },
             token = hash_text(TOKEN),
             admin = hash_text(ADMIN_TOKEN),
         )
@@ -148,6 +151,11 @@ registration_grace = "60s"
             .map_err(|error| self.broken(format!("its folders can't be removed: {error}")))
     }
 
+    /// From its next start on.
+    pub(super) fn retain_little(&mut self) {
+        self.retains_little = true;
+    }
+
     pub(super) async fn fingerprint(&self) -> Result<String, ConformanceError> {
         let topology = self.get("/v1/topology").await?;
         topology["fingerprint"].as_str().map(str::to_owned).ok_or_else(|| self.broken("it has no fingerprint".into()))
@@ -164,12 +172,16 @@ registration_grace = "60s"
         Ok(shards.iter().filter_map(|shard| shard["unsettled"].as_u64()).sum())
     }
 
-    /// A counter, over all shards.
+    /// A counter, over all its labels.
     pub(super) async fn counter(&self, name: &str) -> Result<u64, ConformanceError> {
         let Value::String(text) = self.get("/metrics").await? else { return Ok(0) };
         let values = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?.strip_prefix('{')?;
-            rest.split_once("} ")?.1.parse::<u64>().ok()
+            let rest = line.strip_prefix(name)?;
+            let value = match rest.strip_prefix('{') {
+                Some(labelled) => labelled.split_once("} ")?.1,
+                None => rest.strip_prefix(' ')?,
+            };
+            value.parse::<u64>().ok()
         });
         Ok(values.sum())
     }
@@ -230,7 +242,7 @@ registration_grace = "60s"
         }
     }
 
-    fn broken(&self, what: String) -> ConformanceError {
+    pub(super) fn broken(&self, what: String) -> ConformanceError {
         let log = fs::read_to_string(self.folder.join("node.log")).unwrap_or_default();
         ConformanceError::Node { what, log }
     }

@@ -50,7 +50,8 @@ scenes! {
     "resumed" resumed "go on in a new process from the positions that were saved",
     "superseded" superseded "end when another Gateway of the same id takes over",
     "gap" gap "tell a gap, and go on",
-    "resync" resync "tell a resync, and go on",
+    "too-old" too_old "tell a resync where the source no longer has what was missed, and go on",
+    "resync" resync "tell a resync where the source has begun another history, and go on",
 }
 
 const ORDERS: &str = "orders";
@@ -148,7 +149,11 @@ async fn acks(stage: &mut Stage) -> Played {
     stage
         .wait_node("the application is done with all that it has", async |node| Ok(node.unsettled().await? == 0))
         .await?;
-    let sessions = stage.node.counter("streamer_shard_sessions_opened_total").await?;
+    const OPENED: &str = "streamer_shard_sessions_opened_total";
+    // The node shows its counters a moment later than they are.
+    let all = SHARDS as u64;
+    stage.wait_node("there is a session for each shard", async |node| Ok(node.counter(OPENED).await? >= all)).await?;
+    let sessions = stage.node.counter(OPENED).await?;
     stage.tell(Command::Hold).await?;
     stage.put_many(ORDERS, 1..SOME, &[("all", Enter)]).await?;
     stage.wait_all().await?;
@@ -161,7 +166,7 @@ async fn acks(stage: &mut Stage) -> Played {
             return Err(Stopped::Fault(format!("{acked} changes were acked as done that the application still holds")));
         }
     }
-    let more = stage.node.counter("streamer_shard_sessions_opened_total").await? - sessions;
+    let more = stage.node.counter(OPENED).await? - sessions;
     if more > 0 {
         let late = stage.node.counter("streamer_shard_sessions_past_deadline_total").await?;
         return Err(Stopped::Fault(format!(
@@ -268,6 +273,40 @@ async fn superseded(stage: &mut Stage) -> Played {
 
 async fn gap(stage: &mut Stage) -> Played {
     stage.subscribe(vec![whole("all", ORDERS)]).await?;
+    stage.put_many(ORDERS, 0..SOME, &[("all", Enter)]).await?;
+    stage.wait_all().await?;
+    stage.judge.allow_breaks("all");
+    // A source that keeps so little that what is written at once is gone before it is read.
+    stage.node.stop().await?;
+    stage.node.retain_little();
+    stage.node.start(SHARDS).await?;
+    stage.put_many(ORDERS, SOME..2 * SOME, &[("all", Enter)]).await?;
+    stage.wait_all().await?;
+    let mut n = 0;
+    while stage.node.counter("streamer_ingest_gaps_total").await? == 0 {
+        stage.put_many_large(OTHERS, n..n + 300, 20_000).await?;
+        n += 300;
+        stage.listen(Duration::from_millis(500)).await;
+        if n > 60_000 {
+            return Err(stage.node.broken("its source keeps what it should not".into()).into());
+        }
+    }
+    let told = |judge: &Judge| match judge.gaps("all") {
+        [] => Err("no gap was told of subscription all".into()),
+        gaps if gaps.iter().all(|reason| reason == "history_lost") => Ok(()),
+        other => Err(format!("{other:?} were told of subscription all instead of history_lost")),
+    };
+    stage.wait("a gap", told).await?;
+    if let [reason, ..] = stage.judge.resyncs("all") {
+        return Err(Stopped::Fault(format!("a resync ({reason}) was told of subscription all, which had a gap only")));
+    }
+    stage.put_many(ORDERS, 2 * SOME..3 * SOME, &[("all", Enter)]).await?;
+    stage.wait_all().await?;
+    stage.wait_node("all is acked as done, the gap too", async |node| Ok(node.unsettled().await? == 0)).await
+}
+
+async fn too_old(stage: &mut Stage) -> Played {
+    stage.subscribe(vec![whole("all", ORDERS)]).await?;
     stage.tell(Command::Hold).await?;
     stage.put_many(ORDERS, 0..SOME, &[("all", Enter)]).await?;
     stage.wait_all().await?;
@@ -278,15 +317,19 @@ async fn gap(stage: &mut Stage) -> Played {
     stage.judge.allow_breaks("all");
     stage.node.kill().await?;
     stage.node.start(SHARDS).await?;
-    let told = |judge: &Judge| match (judge.gaps("all"), judge.resyncs("all")) {
-        ([], []) => Err("no gap was told of subscription all".into()),
-        _ => Ok(()),
-    };
-    stage.wait("a gap", told).await?;
+    stage.wait("a resync", |judge| resynced(judge, "all", "position_too_old")).await?;
     stage.tell(Command::Release).await?;
     stage.put_many(ORDERS, SOME..2 * SOME, &[("all", Enter)]).await?;
     stage.wait_all().await?;
-    stage.wait_node("all is acked as done, the gap too", async |node| Ok(node.unsettled().await? == 0)).await
+    stage.wait_node("all is acked as done, the resync too", async |node| Ok(node.unsettled().await? == 0)).await
+}
+
+fn resynced(judge: &Judge, id: &str, expected: &str) -> Result<(), String> {
+    match judge.resyncs(id) {
+        [] => Err(format!("no resync was told of subscription {id}")),
+        [reason] if reason == expected => Ok(()),
+        other => Err(format!("of subscription {id} there were told {other:?} instead of one resync, {expected}")),
+    }
 }
 
 async fn resync(stage: &mut Stage) -> Played {
@@ -300,14 +343,7 @@ async fn resync(stage: &mut Stage) -> Played {
     stage.node.forget()?;
     stage.node.start(SHARDS).await?;
     for id in ["all", "idle"] {
-        let told = |judge: &Judge| match judge.resyncs(id) {
-            [] => Err(format!("no resync was told of subscription {id}")),
-            [reason] if reason == "lineage_changed" => Ok(()),
-            other => {
-                Err(format!("of subscription {id} there were told {other:?} instead of one resync, lineage_changed"))
-            }
-        };
-        stage.wait("a resync", told).await?;
+        stage.wait("a resync", |judge| resynced(judge, id, "lineage_changed")).await?;
     }
     stage.begin_again();
     stage.put_many(ORDERS, 0..SOME, &[("all", Enter)]).await?;

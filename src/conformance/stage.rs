@@ -198,6 +198,23 @@ impl Stage {
         Ok(())
     }
 
+    /// Documents that concern nobody, of this many bytes each.
+    pub(super) async fn put_many_large(
+        &mut self,
+        collection: &str,
+        numbers: std::ops::Range<i64>,
+        size: usize,
+    ) -> Played {
+        let padding = "x".repeat(size);
+        let line = |n: i64| {
+            let (id, data) = (format!("d{n}"), json!({"padding": padding, "n": n}));
+            format!("{}\n", json!({"op": "put", "tenant": TENANT, "collection": collection, "id": id, "data": data}))
+        };
+        self.last += (numbers.end - numbers.start) as u64;
+        self.node.post(numbers.map(line).collect()).await?;
+        Ok(())
+    }
+
     fn expect(&mut self, document: &str, n: i64, size: usize, operation: Operation, concerned: Concerned<'_>) {
         for (id, transition) in concerned {
             let (time, transition) = (self.last, *transition);

@@ -10,7 +10,9 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use streamer_gateway::{AppEvent, Change, Event, Gateway, SavedPositions, Subscription, SubscriptionKey, TerminalError};
+use streamer_gateway::{
+    AppEvent, Change, Event, Gateway, SavedPositions, Subscription, SubscriptionKey, TerminalError,
+};
 
 use crate::support::{block_on, process::BINARY};
 
@@ -131,6 +133,8 @@ fn what_cannot_be_run_is_said() {
 #[test]
 fn gateway_program() {
     let Ok(variant) = std::env::var(VARIANT) else { return };
+    // Ends the line that the test harness has begun.
+    println!();
     block_on(Program::run(Variant::of(&variant)));
 }
 
