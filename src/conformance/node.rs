@@ -75,7 +75,7 @@ impl Node {
 
     fn config(&self, shards: usize) -> String {
         // All on one core: nothing is measured here.
-        let core = affinity::allowed().ok().and_then(|cores| cores.first().map(ToString::to_string));
+        let core = affinity::Topology::read().ok().and_then(|cores| cores.numbers().first().map(ToString::to_string));
         let cores = vec![core.unwrap_or_else(|| "0".into()); shards].join(",");
         format!(
             r#"

@@ -30,7 +30,7 @@ enum Variant {
     Repeats,
     /// Every hundredth change is left out.
     Drops,
-    /// Of two changes in a row, the later is told first.
+    /// Of two changes of a subscription in a row, the later is told first.
     Swaps,
     /// Gaps and resyncs are kept from the application.
     HidesBreaks,
@@ -271,8 +271,9 @@ impl Program {
         };
         if let Some(line) = line {
             say(&line);
-            // The one that was kept back comes after the one that it should have come before.
-            if let Some(earlier) = self.kept_back.take() {
+            // Order is a matter of one subscription.
+            let same = |earlier: &mut Value| earlier["subscription"] == line["subscription"];
+            if let Some(earlier) = self.kept_back.take_if(same) {
                 say(&earlier);
             }
         }
