@@ -244,6 +244,7 @@ fn told(change: &Change) -> Told {
 /// The field in which a writer says when it sent a document: microseconds since 1970.
 pub(crate) const SENT_FIELD: &str = "sent_us";
 
+#[expect(clippy::disallowed_methods, reason = "the one clock that two processes have; only figures depend on it")]
 pub(crate) fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_micros() as u64
 }

@@ -126,6 +126,18 @@ impl GatewayProcess {
         self.tail.changes()
     }
 
+    /// The lowest change that it has written down and whose position it hasn't kept.
+    pub(crate) fn first_undone(&mut self) -> Option<Position> {
+        let kept = self.positions();
+        let undone = self.tail.lines().iter().filter_map(|line| {
+            let Line::Change(told) = line else { return None };
+            let position = told.position();
+            let is_done = kept.get(&told.key()).is_some_and(|positions| positions.covers(&position));
+            (!is_done).then_some(position)
+        });
+        undone.min_by_key(Position::order)
+    }
+
     pub(crate) fn lines(&mut self) -> &[Line] {
         self.tail.lines()
     }

@@ -37,6 +37,7 @@ async fn kill_node(mut world: World) {
         world.wait_changes(UNACKED).await;
         world.pause(0..200).await;
         world.kill_node();
+        world.wait_checkpoint_is_behind().await;
         world.pause(0..300).await;
         let started = Instant::now();
         world.start_node().await;

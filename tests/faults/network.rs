@@ -24,7 +24,7 @@ fn foul_weather() {
         let mut world = World::embedded(Plan::new(seed).with_quic(SHORT)).await;
         world.start_load(500);
         for _ in 0..rounds(3) {
-            world.proxy.turn(Weather::FOUL);
+            world.proxy.turn(Weather::FOUL).await;
             world.wait_changes(500).await;
             // A connection that only one side believes in, one after the other way round, and one that neither can use.
             let half_open = [
@@ -33,13 +33,13 @@ fn foul_weather() {
                 Weather::BLACKHOLE,
             ];
             let weather = half_open[world.random.random_range(0..half_open.len())];
-            world.proxy.turn(weather);
+            world.proxy.turn(weather).await;
             world.pause(200..3_500).await;
-            world.proxy.turn(Weather::FOUL);
+            world.proxy.turn(Weather::FOUL).await;
             world.wait_live().await;
         }
-        world.proxy.turn(Weather::FAIR);
-        let packets = world.proxy.packets();
+        world.proxy.turn(Weather::FAIR).await;
+        let packets = world.proxy.packets().await;
         println!("{packets:?}");
         assert!(
             packets.lost > 0 && packets.repeated > 0 && packets.delayed > 0 && packets.swallowed > 0,
@@ -101,19 +101,19 @@ async fn everything(mut world: World) {
             }
             4 => {
                 let weather = if world.random.random() { Weather::FOUL } else { Weather::FAIR };
-                world.proxy.turn(weather);
+                world.proxy.turn(weather).await;
             }
             _ => {
-                world.proxy.turn(Weather::BLACKHOLE);
+                world.proxy.turn(Weather::BLACKHOLE).await;
                 world.pause(50..2_500).await;
-                world.proxy.turn(Weather::FAIR);
+                world.proxy.turn(Weather::FAIR).await;
             }
         }
         done.push(["node killed", "Gateway killed", "node stopped", "Gateway stopped", "weather", "blackhole"][what]);
         world.pause(0..500).await;
     }
     println!("{}", done.join(", "));
-    world.proxy.turn(Weather::FAIR);
+    world.proxy.turn(Weather::FAIR).await;
     // Whoever believes in a connection that is gone finds out.
     sleep(Duration::from_millis(500)).await;
     world.wait_live().await;

@@ -4,14 +4,14 @@
 //! becomes of a packet is drawn from a seed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tokio::{net::UdpSocket, task::JoinHandle};
+use tokio::{net::UdpSocket, sync::Mutex, task::JoinHandle};
 
 /// What becomes of packets. Chances are in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,12 +75,12 @@ impl Proxy {
         Self { sky, tasks }
     }
 
-    pub(crate) fn turn(&self, weather: Weather) {
-        self.sky.lock().expect("nobody panics with it").weather = weather;
+    pub(crate) async fn turn(&self, weather: Weather) {
+        self.sky.lock().await.weather = weather;
     }
 
-    pub(crate) fn packets(&self) -> Packets {
-        self.sky.lock().expect("nobody panics with it").packets
+    pub(crate) async fn packets(&self) -> Packets {
+        self.sky.lock().await.packets
     }
 }
 
@@ -95,14 +95,17 @@ async fn towards_node(front: Arc<UdpSocket>, node: SocketAddr, sky: Arc<Mutex<Sk
     let mut buffer = vec![0; 1 << 16];
     loop {
         let Ok((length, from)) = front.recv_from(&mut buffer).await else { continue };
-        if !peers.contains_key(&from) {
-            let back = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("there are free ports");
-            back.connect(node).await.expect("UDP connects at once");
-            let back = Arc::new(back);
-            let task = tokio::spawn(towards_gateway(back.clone(), front.clone(), from, sky.clone()));
-            peers.insert(from, Peer { back, task });
-        }
-        forward(&sky, Towards::Node, &buffer[..length], &peers[&from].back, None);
+        let peer = match peers.entry(from) {
+            Entry::Occupied(peer) => peer.into_mut(),
+            Entry::Vacant(place) => {
+                let back = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("there are free ports");
+                back.connect(node).await.expect("UDP connects at once");
+                let back = Arc::new(back);
+                let task = tokio::spawn(towards_gateway(back.clone(), front.clone(), from, sky.clone()));
+                place.insert(Peer { back, task })
+            }
+        };
+        forward(&sky, Towards::Node, &buffer[..length], &peer.back, None).await;
     }
 }
 
@@ -122,7 +125,7 @@ async fn towards_gateway(back: Arc<UdpSocket>, front: Arc<UdpSocket>, peer: Sock
     let mut buffer = vec![0; 1 << 16];
     loop {
         match back.recv(&mut buffer).await {
-            Ok(length) => forward(&sky, Towards::Gateway, &buffer[..length], &front, Some(peer)),
+            Ok(length) => forward(&sky, Towards::Gateway, &buffer[..length], &front, Some(peer)).await,
             // While no node listens, each packet to it is answered by an error here.
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
@@ -130,9 +133,9 @@ async fn towards_gateway(back: Arc<UdpSocket>, front: Arc<UdpSocket>, peer: Sock
 }
 
 /// Sends it as often and as late as the weather wants. A socket that is full or refused loses it, as a network does.
-fn forward(sky: &Mutex<Sky>, towards: Towards, packet: &[u8], socket: &Arc<UdpSocket>, to: Option<SocketAddr>) {
+async fn forward(sky: &Mutex<Sky>, towards: Towards, packet: &[u8], socket: &Arc<UdpSocket>, to: Option<SocketAddr>) {
     let (copies, delay) = {
-        let mut sky = sky.lock().expect("nobody panics with it");
+        let mut sky = sky.lock().await;
         let Sky { weather, random, packets } = &mut *sky;
         let is_deaf = match towards {
             Towards::Node => weather.deaf_node,

@@ -302,7 +302,7 @@ impl Program {
             "size": change.document().map_or(0, |document| document.as_bytes().len()),
         });
         match self.variant {
-            Variant::Drops if self.changes % 100 == 0 => None,
+            Variant::Drops if self.changes.is_multiple_of(100) => None,
             Variant::Swaps if self.changes == 51 => {
                 self.kept_back = Some(line);
                 None
