@@ -430,8 +430,11 @@ fn open_sources(config: &Config, given: &[Arc<dyn Source>]) -> Result<Sources, N
     Ok((sources, stores))
 }
 
-/// A backend's source, with its store where it is embedded. MongoDB isn't connected to before it is used.
-pub(crate) fn open_source(backend: &Backend) -> Result<(Arc<dyn Source>, Option<Arc<EmbeddedStore>>), NodeError> {
+/// A source, with its store where it is embedded.
+type Opened = (Arc<dyn Source>, Option<Arc<EmbeddedStore>>);
+
+/// A backend's source. MongoDB isn't connected to before it is used.
+pub(crate) fn open_source(backend: &Backend) -> Result<Opened, NodeError> {
     match &backend.kind {
         BackendKind::Embedded(embedded) => {
             let options = StoreOptions {
