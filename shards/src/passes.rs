@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use wire::{BackendId, Lineage, Position, Positions, ResyncReason};
+use wire::{BackendId, Lineage, Position, Positions};
 
 use crate::stats::CatchUpWanted;
 use crate::subscription::{Behind, GatewayId, PassKey};
@@ -59,8 +59,11 @@ pub(crate) enum End {
     CaughtUp(Position),
     /// Whoever it served waits for the next one, from here.
     Interrupted(Position),
-    /// What it was for can't be had.
-    InVain(ResyncReason),
+    /// What it was for can't be had by those that stand at or below the second place. The others wait for the next one. It had come to
+    /// the first place.
+    Lost(Position, Position),
+    /// It brought too little.
+    TooSlow,
 }
 
 impl Pass {

@@ -182,7 +182,7 @@ impl Application {
     async fn take(&mut self, event: Event) {
         let line = match &event.what {
             AppEvent::Change(change) => Some(Line::Change(told(change))),
-            AppEvent::Live { .. } => None,
+            AppEvent::Live { .. } | AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => None,
             other => Some(Line::Break { what: format!("{other:?}") }),
         };
         if let Some(line) = line {

@@ -268,6 +268,7 @@ impl Program {
                 Some(json!({"told": "rejected", "subscription": subscription.id, "code": code}))
             }
             AppEvent::Closed { subscription, .. } => Some(json!({"told": "closed", "subscription": subscription.id})),
+            AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => None,
         };
         if let Some(line) = line {
             say(&line);

@@ -226,8 +226,12 @@ impl Shard {
         let Some((pass, end)) = self.passes.ended(behind) else { return };
         match end {
             End::CaughtUp(at) if !is_full => self.meets_the_live_stream(id, at, out),
+            End::TooSlow => self.resync(vec![id], ResyncReason::TooSlow, out),
+            End::Lost(at, upto) if later(behind.at, at).is_covered_by(&upto) => {
+                self.resync(vec![id], ResyncReason::HistoryLost, out);
+            }
             // Nothing can be put into its Gateway's queue. What comes meanwhile is read by the next pass.
-            End::CaughtUp(at) | End::Interrupted(at) => {
+            End::CaughtUp(at) | End::Interrupted(at) | End::Lost(at, _) => {
                 if let Some(behind) = self.subs.rare_mut(id).behind_mut(backend) {
                     if behind.done == behind.at {
                         behind.done = later(behind.done, at);
@@ -240,7 +244,6 @@ impl Shard {
                 }
                 self.starts_waiting(id, backend, Some(pass));
             }
-            End::InVain(reason) => self.resync(vec![id], reason, out),
         }
     }
 
@@ -327,8 +330,8 @@ impl Shard {
         let Some(at) = self.passes.running_as(backend, number).map(|pass| pass.at) else { return };
         let end = match failure {
             CatchUpFailure::Interrupted => End::Interrupted(at),
-            CatchUpFailure::HistoryLost => End::InVain(ResyncReason::HistoryLost),
-            CatchUpFailure::TooSlow => End::InVain(ResyncReason::TooSlow),
+            CatchUpFailure::HistoryLost { upto } => End::Lost(at, upto),
+            CatchUpFailure::TooSlow => End::TooSlow,
         };
         self.pass_ends(backend, number, end);
     }

@@ -135,7 +135,8 @@ fn an_interrupted_pass_leaves_everybody_where_they_are() {
 
 #[test]
 fn what_can_not_be_had_is_a_resync() {
-    for (failure, name) in [(CatchUpFailure::HistoryLost, "HistoryLost"), (CatchUpFailure::TooSlow, "TooSlow")] {
+    let lost = CatchUpFailure::HistoryLost { upto: position(5) };
+    for (failure, name) in [(lost, "HistoryLost"), (CatchUpFailure::TooSlow, "TooSlow")] {
         let (mut world, connection) = behind(2);
         world.subscribe(connection, vec![presented("earlier", "", 1)]);
         world.seen();
@@ -148,6 +149,21 @@ fn what_can_not_be_had_is_a_resync() {
         world.pump(connection).is(&[&format!("s resync {name} from 9"), "s enter 10"]);
         assert_eq!((world.wanted(), world.shard.stats().subscriptions_behind), (Some(1), 1));
     }
+}
+
+/// History begins in the middle of what a pass was for: whoever stands behind that place loses nothing by it.
+#[test]
+fn only_those_whose_history_is_lost_have_to_resync() {
+    let (mut world, connection) = behind(2);
+    world.subscribe(connection, vec![presented("later", "x", 6)]);
+    world.seen();
+    world.pump(connection);
+    world.begin(BACKEND, 2);
+    world.fail(BACKEND, CatchUpFailure::HistoryLost { upto: position(5) });
+    world.pump(connection).is(&["s resync HistoryLost from 9"]);
+    assert_eq!((world.wanted(), world.shard.stats().subscriptions_behind), (Some(6), 1));
+    world.catch_all_up();
+    world.pump(connection).is(&["later enter 7", "later enter 8", "later enter 9", "later caught up"]);
 }
 
 #[test]

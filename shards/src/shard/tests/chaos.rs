@@ -194,7 +194,10 @@ impl Chaos {
             Step::Fail { other, why } => {
                 if std::mem::take(&mut self.running[usize::from(other)]) {
                     let failure = match why {
-                        0 if self.loses_history => CatchUpFailure::HistoryLost,
+                        // All of it up to where the source is: whoever waits waited for something before.
+                        0 if self.loses_history => {
+                            CatchUpFailure::HistoryLost { upto: self.world.now_of(SOURCES[usize::from(other)]) }
+                        }
                         1 if self.loses_history => CatchUpFailure::TooSlow,
                         _ => CatchUpFailure::Interrupted,
                     };
