@@ -264,6 +264,11 @@ impl Node {
         self.state.is_alive() && self.state.ingest.is_reading()
     }
 
+    /// How often each shard's loop has turned.
+    pub fn turns(&self) -> Vec<u64> {
+        self.state.shards.iter().map(|shard| shard.stats().driver.passes).collect()
+    }
+
     /// Waits until a thread has ended that should not have. May be dropped at any time.
     pub async fn failed(&self) {
         const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -62,8 +62,6 @@ pub struct Shard {
     last_ticket: u64,
     expired: Expired,
     sync: SyncState,
-    /// Who was the first to name what of `sync.lowest_wanted`.
-    wanted_by: Vec<Arc<str>>,
     stats: ShardStats,
     rows: Rows,
     /// What inputs may still use up before the next slice.
@@ -108,7 +106,6 @@ impl Shard {
             last_ticket: 0,
             expired: Expired::new(config.expired_remembered_max, config.hash_seed),
             sync: SyncState::default(),
-            wanted_by: Vec::new(),
             stats: ShardStats::default(),
             rows: Rows::default(),
             credit: Units::new(config.slice_units),

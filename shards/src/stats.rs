@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wire::{Position, ResyncReason};
+use wire::ResyncReason;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardStats {
@@ -191,36 +191,9 @@ pub struct SyncState {
     pub synced_filter: u64,
     /// Gateways with subscriptions: those that a restarting node is to wait for.
     pub gateways: BTreeSet<Arc<str>>,
-    /// The lowest position presented for each backend and lineage before the ingest thread's first `FilterSeen`.
-    pub lowest_wanted: Vec<wire::Position>,
 }
 
 impl SyncState {
-    /// `named_by` holds which Gateway was the first to name the backend and lineage of each of `lowest_wanted`.
-    pub(crate) fn want<'a>(
-        &mut self,
-        gateway: &Arc<str>,
-        positions: impl Iterator<Item = &'a Position>,
-        named_by: &mut Vec<Arc<str>>,
-    ) {
-        for position in positions {
-            let of_one = || named_by.iter().filter(|name| *name == gateway).count();
-            let room = self.lowest_wanted.len() < LOWEST_WANTED_MAX;
-            let known =
-                self.lowest_wanted.iter_mut().find(|p| p.backend == position.backend && p.lineage == position.lineage);
-            match known {
-                Some(lowest) if position.order() < lowest.order() => *lowest = *position,
-                Some(_) => continue,
-                None if room && of_one() < LINEAGES_OF_ONE_MAX => {
-                    self.lowest_wanted.push(*position);
-                    named_by.push(gateway.clone());
-                }
-                None => continue,
-            }
-            self.version += 1;
-        }
-    }
-
     /// True for one that had no subscription.
     pub(crate) fn registered(&mut self, gateway: &Arc<str>) -> bool {
         let new = self.gateways.insert(gateway.clone());
@@ -243,9 +216,5 @@ impl SyncState {
     }
 }
 
-/// Backends and lineages that Gateways may name between them: a hostile one can't fill the memory with made-up ones.
-const LOWEST_WANTED_MAX: usize = 4_096;
-/// Of these, those that one Gateway may be the first to name: it can't keep others from being heard.
-const LINEAGES_OF_ONE_MAX: usize = 64;
 /// Gateways that are remembered to have synced.
 const SYNCED_MAX: usize = 65_536;

@@ -59,6 +59,23 @@ const SHARD_COUNTERS: &[ShardCounter] = &[
     ("shard_acked", "Deliveries that a Gateway was done with", |s| s.shard.acked),
     ("shard_acks_stale", "Acks of sessions that are over", |s| s.shard.acks_stale),
     ("shard_gaps", "Gaps told", |s| s.shard.gaps),
+    ("shard_catch_up_passes", "Passes of catch-up cursors that the shard took part in", |s| s.shard.catch_ups.passes),
+    ("shard_catch_up_events", "Changes and gaps that passes brought", |s| s.shard.catch_ups.events),
+    ("shard_catch_up_events_dropped", "Changes and gaps of passes that had ended, or that had come already", |s| {
+        s.shard.catch_ups.events_dropped
+    }),
+    ("shard_catch_up_deliveries", "Pairs of change and subscription of passes put into the delivery log", |s| {
+        s.shard.catch_ups.deliveries
+    }),
+    ("shard_caught_up", "Subscriptions that met the live stream", |s| s.shard.catch_ups.caught_up),
+    (
+        "shard_catch_up_fallen_out",
+        "Times that a pass left a subscription behind, because its Gateway took too little",
+        |s| s.shard.catch_ups.fallen_out,
+    ),
+    ("shard_catch_up_interrupted", "Times that a subscription's pass was interrupted", |s| {
+        s.shard.catch_ups.interrupted
+    }),
     ("shard_evictions", "Entries that left the delivery log", |s| s.shard.evictions),
     ("shard_evictions_unsettled", "Entries that left the delivery log while somebody was owed them", |s| {
         s.shard.evictions_unsettled
@@ -114,6 +131,10 @@ const SHARD_GAUGES: &[ShardCounter] = &[
     ("shard_newcomers", "Connections that are shaking hands or haven't said hello", |s| s.driver.newcomers),
     ("shard_gateways", "Gateways known", |s| s.shard.gateways),
     ("shard_subscriptions", "Subscriptions now", |s| s.shard.subscriptions),
+    ("shard_subscriptions_behind", "Subscriptions that lack what the delivery log can't give", |s| {
+        s.shard.subscriptions_behind
+    }),
+    ("shard_outboxes_full", "Sessions for which nothing more is put into the log", |s| s.shard.outboxes_full),
     ("shard_subscriptions_pending", "Subscriptions that wait for the ingest thread to see them", |s| {
         s.shard.subscriptions_pending
     }),
@@ -212,6 +233,18 @@ impl Collector for NodeCollector {
             ]
             .map(|(reason, count)| ([of_shard(index), vec![("reason", reason.to_owned())]].concat(), count))
         });
+        let causes = stats.iter().enumerate().flat_map(|(index, stats)| {
+            let counts = stats.shard.catch_ups;
+            [
+                ("presented", counts.presented),
+                ("left_log", counts.left_log),
+                ("outbox_full", counts.outbox_full),
+                ("unverifiable", counts.unverifiable),
+            ]
+            .map(|(cause, count)| ([of_shard(index), vec![("cause", cause.to_owned())]].concat(), count))
+        });
+        let help = "Subscriptions that fell behind, and are read for again";
+        family(&mut encoder, "shard_catch_ups", help, MetricType::Counter, causes)?;
         family(
             &mut encoder,
             "shard_resyncs",
