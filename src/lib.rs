@@ -3,6 +3,7 @@ pub mod affinity;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod control;
 pub mod demo;
 pub mod doctor;

@@ -227,8 +227,10 @@ impl Node {
                 checkpoint_every: config.checkpoint.every,
                 checkpoint_events: config.checkpoint.events,
                 registration_grace: config.ingest.registration_grace,
-                rewind_max: config.ingest.rewind_max,
                 on_history_lost: config.checkpoint.on_history_lost,
+                oversize: config.checkpoint.oversize,
+                halve_within: config.catch_up.halve_within,
+                stalled_after: config.ingest.stalled_after,
                 on_missing: config.checkpoint.on_missing,
             },
             status,
@@ -260,6 +262,11 @@ impl Node {
     /// Whether every backend is being read and every thread is alive.
     pub fn is_ready(&self) -> bool {
         self.state.is_alive() && self.state.ingest.is_reading()
+    }
+
+    /// How often each shard's loop has turned.
+    pub fn turns(&self) -> Vec<u64> {
+        self.state.shards.iter().map(|shard| shard.stats().driver.passes).collect()
     }
 
     /// Waits until a thread has ended that should not have. May be dropped at any time.
@@ -428,8 +435,11 @@ fn open_sources(config: &Config, given: &[Arc<dyn Source>]) -> Result<Sources, N
     Ok((sources, stores))
 }
 
-/// A backend's source, with its store where it is embedded. MongoDB isn't connected to before it is used.
-pub(crate) fn open_source(backend: &Backend) -> Result<(Arc<dyn Source>, Option<Arc<EmbeddedStore>>), NodeError> {
+/// A source, with its store where it is embedded.
+type Opened = (Arc<dyn Source>, Option<Arc<EmbeddedStore>>);
+
+/// A backend's source. MongoDB isn't connected to before it is used.
+pub(crate) fn open_source(backend: &Backend) -> Result<Opened, NodeError> {
     match &backend.kind {
         BackendKind::Embedded(embedded) => {
             let options = StoreOptions {

@@ -3,11 +3,13 @@
 //! Invariant: a predicate that costs too much is never taken for one that doesn't hold. Where its Gateway can evaluate it, it may hold;
 //! where not, it is evaluated to its end.
 
+use std::cell::OnceCell;
+
 use bson::RawDocument;
 use predicate::{Budget, Context, Memo, Outcome, Predicate};
 
 use crate::key::raw_of;
-use crate::matching::{AFTER, BEFORE, Side, Touched, Work};
+use crate::matching::{AFTER, BEFORE, Side, Touched, Work, push_sure};
 use crate::rest::{Answer, Rest, value_of};
 use crate::walk::Found;
 use crate::{Counts, Event, Image, Index, Main, Match, Rules, Verdict};
@@ -32,14 +34,19 @@ impl Evaluation<'_> {
                 if same {
                     first.marks |= later.marks;
                     first.sure |= later.sure;
+                    first.is_decided |= later.is_decided;
                 }
                 same
             });
         }
         let mut left = self.rules.event_units_max;
         // What the interpreter reads of an image is the same for all of them.
-        let memos = [Memo::default(), Memo::default()];
+        let memos = [OnceCell::new(), OnceCell::new()];
         for touched in touched.iter() {
+            if touched.is_decided && touched.marks == touched.sure {
+                push_sure(touched.slot, touched.marks, matches);
+                continue;
+            }
             let rest = self.index.rests.get(touched.rest);
             let main = match self.event.main {
                 Main::Before => BEFORE,
@@ -68,7 +75,7 @@ impl Evaluation<'_> {
         rest: &Rest,
         mark: u8,
         mut is_sure: bool,
-        memo: &Memo,
+        memo: &OnceCell<Memo>,
         left: &mut u64,
         is_evaluated: &mut bool,
         counts: &mut Counts,
@@ -107,7 +114,7 @@ impl Evaluation<'_> {
         image: &Image<'_>,
         side: Side,
         is_sure: bool,
-        memo: &Memo,
+        memo: &OnceCell<Memo>,
         left: &mut u64,
         counts: &mut Counts,
     ) -> Verdict {
@@ -121,6 +128,7 @@ impl Evaluation<'_> {
             change_type: self.event.change_type,
             before: before.map(|before| before.document),
         };
+        let memo = memo.get_or_init(Memo::default);
         let run = |units: u64| {
             let mut budget = Budget { units };
             let outcome = if is_sure && !rest.slow.is_empty() {

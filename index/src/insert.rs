@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use bson::RawBsonRef;
 use predicate::mapping::Nested;
-use predicate::{Anchor, AnchorTest, Mapping, Need, Order, Predicate, Value, Way};
+use predicate::{Anchor, AnchorTest, Mapping, Need, Predicate, Value, Way};
 use smallvec::SmallVec;
 use wire::PlaceHash;
 
 use crate::key::{At, DOCUMENT, ELEMENT, FIELD, PREFIX, PREFIX_MAX, Payload, RANGE};
+use crate::near;
 use crate::paths::{ROOT, Spot};
-use crate::places::{NEAR_MAX, NearRanges, Partition, Use};
+use crate::places::{Partition, Use};
 use crate::postings::{Items, Lane};
-use crate::range::{Range, Target};
+use crate::range::{Listed, RangeSet, Target};
 use crate::rest::{Anchored, Quick, Rest};
 use crate::{Bounds, Entry, Hang, Index};
 
@@ -81,7 +82,7 @@ impl Index {
         match &*self.mapping {
             Mapping::Plain => Some(id.clone()),
             Mapping::Nested(_) => {
-                let stored = Nested::storage_id(tenant, collection, text_of(id)?);
+                let stored = Nested::storage_id(tenant, collection, id.as_text()?);
                 Value::of(RawBsonRef::String(&stored))
             }
         }
@@ -198,9 +199,10 @@ impl Index {
             return Some(base + NEW_NODE_COST);
         };
         if let AnchorTest::Range { order, .. } = anchor.test
-            && let Some(near) = partition.ranges.iter().find(|near| near.node == node && near.order == order)
+            && let Some(group) = partition.near.group(near::at(node, order))
         {
-            return Some(RANGE_COST + self.range_sets.get(near.set).len() / 4);
+            let set = partition.near.set(group).map(|set| self.range_sets.get(set).len());
+            return Some(RANGE_COST + set.unwrap_or(partition.near.len(group)) / 4);
         }
         let (key, bytes) = key_of(at, node, &anchor.test);
         let record = self.postings.find(key, Payload::of(bytes, &self.seeds), bytes);
@@ -310,14 +312,15 @@ impl Index {
     }
 
     fn hang_anchors(&mut self, partition: u32, rest: Rest, anchors: &[&Anchor], nodes: &[u32]) -> Hang {
-        let slot = rest.slot;
+        let (slot, is_decided) = (rest.slot, rest.is_decided && !rest.is_about_change);
         let number = self.rests.insert(rest);
         for (anchor, node) in anchors.iter().zip(nodes) {
             if let AnchorTest::Range { order, lower, upper } = anchor.test {
-                let (record, set) = self.open_ranges(partition, *node, order, &anchor.test);
-                let range = self.bounds.insert(Bounds { lower, upper, set });
-                let target = Target { range, rest: number, slot };
-                self.range_sets.get_mut(set).insert(&Range { lower, upper, target });
+                let at = near::at(*node, order);
+                let bounds = Bounds { lower: lower.unwrap_or(0), upper: upper.unwrap_or(u64::MAX), at };
+                let range = self.bounds.insert(bounds);
+                let listed = Listed::new(lower, upper, Target { range, rest: number, slot, is_decided });
+                let record = self.insert_range(partition, at, &anchor.test, &listed);
                 self.rests.get_mut(number).anchors.push(Anchored { record, at: range });
                 continue;
             }
@@ -334,57 +337,72 @@ impl Index {
         Hang::Rest { rest: number }
     }
 
-    /// The set of ranges of a node and an order: the record that names it, and its number.
-    fn open_ranges(&mut self, partition: u32, node: u32, order: Order, test: &AnchorTest) -> (u32, u32) {
+    /// Gives the record that the range hangs on, or [`NEAR`].
+    fn insert_range(&mut self, partition: u32, at: u32, test: &AnchorTest, listed: &Listed) -> u32 {
         let place = self.partitions.get_mut(partition);
-        if let Some(near) = place.ranges.iter().find(|near| near.node == node && near.order == order) {
-            return (NEAR, near.set);
-        }
-        if place.ranges.len() < NEAR_MAX {
-            let set = self.range_sets.insert(Default::default());
-            place.ranges.push(NearRanges { node, order, set });
-            return (NEAR, set);
+        if let Some(group) = place.near.open(at) {
+            match place.near.set(group) {
+                Some(set) => self.range_sets.get_mut(set).insert(listed),
+                None if place.near.len(group) < near::GROUP_MAX => place.near.push(group, listed),
+                None => {
+                    let mut set = RangeSet::default();
+                    place.near.take(group).iter().for_each(|listed| set.insert(listed));
+                    set.insert(listed);
+                    place.near.be(group, Some(self.range_sets.insert(set)));
+                }
+            }
+            return NEAR;
         }
         place.far_ranges += 1;
-        let record = self.open_record(partition, node, test);
+        let record = self.open_record(partition, at >> 8, test);
         if self.postings.record(record).rest.is_none() {
-            let set = self.range_sets.insert(Default::default());
+            let set = self.range_sets.insert(RangeSet::default());
             self.postings.record_mut(record).rest = Items::of_set(set);
         }
-        (record, self.postings.record(record).rest.set())
+        let set = self.postings.record(record).rest.set();
+        self.range_sets.get_mut(set).insert(listed);
+        record
     }
 
-    fn remove_range(&mut self, partition: u32, record: u32, range: u32, rest: u32, slot: u32) {
-        let Bounds { lower, upper, set: number } = self.bounds.remove(range);
-        let set = self.range_sets.get_mut(number);
-        set.remove(&Range { lower, upper, target: Target { range, rest, slot } });
-        let is_empty = set.len() == 0;
-        if is_empty {
-            self.range_sets.remove(number);
-        }
+    fn remove_range(&mut self, partition: u32, record: u32, range: u32) {
+        let Bounds { lower, upper, at } = self.bounds.remove(range);
+        // What else there is to the range is of no account here.
+        let listed = Listed::new(Some(lower), Some(upper), Target { range, ..Target::default() });
         let place = self.partitions.get_mut(partition);
         if record != NEAR {
             place.far_ranges -= 1;
-            if is_empty {
+            let number = self.postings.record(record).rest.set();
+            let set = self.range_sets.get_mut(number);
+            set.remove(&listed);
+            if set.len() == 0 {
+                self.range_sets.remove(number);
                 self.postings.record_mut(record).rest = Items::NONE;
             }
             return self.release_record(partition, record);
         }
-        let Some(at) = place.ranges.iter().position(|near| near.set == number) else {
-            debug_assert!(false, "a range is near and in no set of its partition");
+        let Some(group) = place.near.group(at) else {
+            debug_assert!(false, "a range is near and in no group of its partition");
             return;
         };
-        let node = place.ranges[at].node;
-        if is_empty {
-            place.ranges.swap_remove(at);
+        match place.near.set(group) {
+            Some(number) => {
+                let set = self.range_sets.get_mut(number);
+                set.remove(&listed);
+                if set.len() < near::GROUP_AGAIN {
+                    let set = self.range_sets.remove(number);
+                    place.near.be(group, None);
+                    set.all().iter().for_each(|listed| place.near.push(group, listed));
+                }
+            }
+            None => place.near.remove(group, range),
         }
-        self.release(partition, node, (Use::Range, 0));
+        place.near.close_if_empty(group);
+        self.release(partition, at >> 8, (Use::Range, 0));
     }
 
     fn remove_rest(&mut self, number: u32) {
         let anchors = std::mem::take(&mut self.rests.get_mut(number).anchors);
         let partition = self.rests.get(number).partition;
-        let slot = self.rests.get(number).slot;
         for Anchored { record, at } in anchors {
             if record == ALWAYS {
                 let always = &mut self.partitions.get_mut(partition).always;
@@ -394,7 +412,7 @@ impl Index {
                 continue;
             }
             if record == NEAR {
-                self.remove_range(partition, record, at, number, slot);
+                self.remove_range(partition, record, at);
                 continue;
             }
             let class = self.postings.record(record).node_class as u8;
@@ -403,7 +421,7 @@ impl Index {
                 self.take_item(record, Lane::Rest, at);
                 self.postings.close_if_empty(record);
             } else if (RANGE..RANGE + 0x10).contains(&class) {
-                self.remove_range(partition, record, at, number, slot);
+                self.remove_range(partition, record, at);
             } else {
                 self.unhang(partition, record, Lane::Rest, at);
             }
@@ -546,11 +564,4 @@ fn key_of(partition: u32, node: u32, test: &AnchorTest) -> (At, &[u8]) {
             (At::new(partition, node, PREFIX), &prefix.as_bytes()[..prefix.len().min(PREFIX_MAX)])
         }
     }
-}
-
-/// The string that the value is, if it is one.
-fn text_of(value: &Value) -> Option<&str> {
-    // A string's canonical form is a tag and its bytes; making the value again proves that it was one.
-    let text = std::str::from_utf8(value.as_bytes().get(1..)?).ok()?;
-    (Value::of(RawBsonRef::String(text))? == *value).then_some(text)
 }

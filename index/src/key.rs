@@ -6,7 +6,7 @@
 //! - Short payloads are compared as one number, long ones by their hash and then in full.
 
 use bson::raw::RawBsonRef;
-use predicate::{CanonicalBytes, write_canonical};
+use predicate::{CanonicalBytes, Order, order_key, write_canonical};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -56,11 +56,11 @@ impl Seeds {
         }))
     }
 
-    /// Of up to 16 bytes and 64 bits of what they belong to.
+    /// Of up to 16 bytes and two numbers of what they belong to.
     #[inline]
-    pub(crate) fn hash(&self, low: u64, high: u64, meta: u64) -> u64 {
-        let payload = fold(low ^ self.0[0], high ^ self.0[1]);
-        fold(payload ^ self.0[2], meta ^ self.0[3])
+    pub(crate) fn hash(&self, low: u64, high: u64, [one, other]: [u32; 2]) -> u64 {
+        let meta = u64::from(one).wrapping_mul(self.0[2]).wrapping_add(u64::from(other).wrapping_mul(self.0[3]));
+        fold(low ^ self.0[0], high ^ self.0[1] ^ meta)
     }
 
     pub(crate) fn hash_long(&self, bytes: &[u8]) -> u64 {
@@ -109,12 +109,11 @@ impl Payload {
     }
 
     /// The same as [`Payload::of`] for the bytes at a place in others, of which those after it may be looked at too.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn within(bytes: &[u8], start: usize, length: usize, seeds: &Seeds) -> Self {
         match bytes.get(start..).and_then(<[u8]>::first_chunk::<16>) {
             Some(chunk) if length <= SHORT_MAX => {
-                // A shift by 128 is no shift; `length` is below 16.
-                let payload = u128::from_le_bytes(*chunk) & !(u128::MAX << (8 * length));
+                let payload = u128::from_le_bytes(*chunk) & LOWER_BYTES[length % 16];
                 Self(payload | (length as u128) << 120)
             }
             _ => Self::of(&bytes[start..start + length], seeds),
@@ -143,6 +142,31 @@ impl Payload {
     }
 }
 
+/// By number, as many of the lower bytes of a number.
+const LOWER_BYTES: [u128; 16] = {
+    let mut masks = [0; 16];
+    let mut bytes = 1;
+    while bytes < 16 {
+        masks[bytes] = u128::MAX >> (128 - 8 * bytes);
+        bytes += 1;
+    }
+    masks
+};
+
+/// Whether two texts are the same, which are mostly short.
+#[inline]
+pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
+    fn ends<const N: usize>(text: &[u8]) -> Option<(&[u8; N], &[u8; N])> {
+        Some((text.first_chunk()?, text.last_chunk()?))
+    }
+    one.len() == other.len()
+        && match one.len() {
+            8..=16 => ends::<8>(one) == ends::<8>(other),
+            4..8 => ends::<4>(one) == ends::<4>(other),
+            _ => *one == *other,
+        }
+}
+
 /// Where a key belongs: a partition, and a node and a class in one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct At {
@@ -158,8 +182,7 @@ impl At {
 
     #[inline]
     pub(crate) fn tag(self, payload: Payload, seeds: &Seeds) -> u32 {
-        let meta = u64::from(self.partition) << 32 | u64::from(self.node_class);
-        (seeds.hash(payload.low(), payload.high(), meta) >> 32) as u32
+        (seeds.hash(payload.low(), payload.high(), [self.partition, self.node_class]) >> 32) as u32
     }
 }
 
@@ -230,6 +253,23 @@ fn keyed_rarely(kind: u8, value: &[u8], canonical: &mut CanonicalBytes) -> Keyed
         Some(raw) if write_canonical(raw, canonical) => Keyed::Canonical(canonical[0]),
         _ => Keyed::Nothing,
     }
+}
+
+/// The [`order_key`] of a value.
+#[inline]
+pub(crate) fn ordered(kind: u8, value: &[u8]) -> Option<(Order, u64)> {
+    let word = || value.first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk));
+    match kind {
+        kind::INT64 => order_key(RawBsonRef::Int64(word() as i64)),
+        kind::INT32 => order_key(RawBsonRef::Int32(value.first_chunk().map_or(0, |chunk| i32::from_le_bytes(*chunk)))),
+        kind::DOUBLE => order_key(RawBsonRef::Double(f64::from_bits(word()))),
+        _ => ordered_rarely(kind, value),
+    }
+}
+
+#[inline(never)]
+fn ordered_rarely(kind: u8, value: &[u8]) -> Option<(Order, u64)> {
+    raw_of(kind, value, &mut Vec::new()).and_then(order_key)
 }
 
 /// The value of a type and bytes. `room` takes the few types that only a document can be made of.

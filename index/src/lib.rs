@@ -19,9 +19,11 @@ mod arena;
 mod evaluate;
 mod event;
 mod insert;
+mod intervals;
 mod key;
 mod machine;
 mod matching;
+mod near;
 mod paths;
 mod places;
 mod postings;
@@ -74,12 +76,12 @@ pub struct Index {
     scratch: Scratch,
 }
 
-/// A range, and the number of the set that it is in.
+/// A range, and where it is: the node and the order in one number.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bounds {
-    lower: Option<u64>,
-    upper: Option<u64>,
-    set: u32,
+    lower: u64,
+    upper: u64,
+    at: u32,
 }
 
 /// A subscription, by its slot.
@@ -253,6 +255,6 @@ impl Index {
     }
 
     fn place_tag(&self, place: PlaceHash) -> u32 {
-        (self.seeds.hash(place.0, 0, 0) >> 32) as u32
+        (self.seeds.hash(place.0, 0, [0, 0]) >> 32) as u32
     }
 }

@@ -4,16 +4,14 @@
 //! documents, which gives probes; which records the probes may mean; which they do mean; and, event by event, whom that brings and
 //! what is left to evaluate.
 
-use smallvec::SmallVec;
-
 use crate::evaluate::Evaluation;
-use crate::key::{RANGE, kind};
 use crate::machine::prefetch;
 use crate::paths::ID;
+use crate::places::Asks;
 use crate::postings::Items;
-use crate::probe::{Probe, Prober, Source};
-use crate::rest::value_of;
-use crate::walk::{self, Found};
+use crate::probe::{Hung, Made, Other, Probe, Prober, Source};
+use crate::range::{Listed, Target};
+use crate::walk::{Found, Walk, found_beside};
 use crate::{BATCH_MAX, Counts, Event, Image, Index, Match, Rules, Verdict};
 
 /// Marks of the images that reached something.
@@ -29,6 +27,7 @@ const KEPT_MAX: usize = 1 << 16;
 pub(crate) struct Scratch {
     work: Vec<Work>,
     founds: Vec<Found>,
+    made: Vec<Made>,
     /// Values that don't stand in a document as they are.
     beside: Vec<u8>,
     probes: Vec<Probe>,
@@ -37,6 +36,7 @@ pub(crate) struct Scratch {
     /// What was reached without a probe, and what the records name.
     early: Vec<Reached>,
     reached: Vec<Reached>,
+    stabs: Vec<Stab>,
     touched: Vec<Touched>,
     matches: Vec<Match>,
 }
@@ -51,6 +51,7 @@ pub(crate) struct Work {
     pairs_end: u32,
     early_end: u32,
     reached_end: u32,
+    stabs_end: u32,
 }
 
 /// One image of an event.
@@ -58,6 +59,8 @@ pub(crate) struct Work {
 pub(crate) struct Side {
     partition: Option<u32>,
     founds: (u32, u32),
+    /// Something is asked of the partition's documents that has no anchor.
+    is_asked_whole: bool,
 }
 
 impl Side {
@@ -79,8 +82,27 @@ pub(crate) enum What {
     Sure(Items),
     /// Predicates to look at.
     Rest(Items),
-    /// Ranges, and the key of the value.
+    /// A set of ranges, and the key of the value.
     Ranges(u32, u64),
+    /// A predicate, by number and slot, that a range is for; and how far that decides it.
+    Range { rest: u32, slot: u32, is_sure: bool, is_decided: bool },
+}
+
+impl What {
+    #[inline]
+    pub(crate) fn range(listed: &Listed, key: u64) -> Self {
+        let Target { rest, slot, is_decided, .. } = listed.target;
+        What::Range { rest, slot, is_sure: listed.is_sure(key), is_decided }
+    }
+}
+
+/// A part of a set of ranges in which there may be some that the value of this key is in.
+#[derive(Clone, Copy, Debug)]
+struct Stab {
+    set: u32,
+    part: u32,
+    key: u64,
+    mark: u8,
 }
 
 /// A predicate that was reached, by which images, and by which of them for sure.
@@ -90,6 +112,8 @@ pub(crate) struct Touched {
     pub(crate) rest: u32,
     pub(crate) marks: u8,
     pub(crate) sure: u8,
+    /// It is known to hold where it was reached for sure.
+    pub(crate) is_decided: bool,
 }
 
 impl Index {
@@ -101,146 +125,138 @@ impl Index {
             self.find_partitions(events, &mut scratch);
             self.walk(events, &mut scratch);
             self.look_up(events, &mut scratch);
-            self.announce(&scratch);
+            self.announce(&mut scratch);
             self.finish(batch * BATCH_MAX, events, rules, &mut scratch, sink);
         }
         self.scratch = scratch;
     }
 
     fn find_partitions(&self, events: &[Event<'_>], scratch: &mut Scratch) {
-        let mut tags: SmallVec<[(u32, u32); BATCH_MAX]> = SmallVec::new();
-        for event in events {
-            let tag = |image: &Option<Image<'_>>| image.map_or(0, |image| self.place_tag(image.place));
-            let (before, after) = (tag(&event.before), tag(&event.after));
-            for (image, tag) in [(&event.after, after), (&event.before, before)] {
+        let mut tags = [(0, 0); BATCH_MAX];
+        for (tags, event) in tags.iter_mut().zip(events) {
+            for (image, tag) in [(&event.after, &mut tags.1), (&event.before, &mut tags.0)] {
                 if let Some(image) = image {
-                    self.places.prefetch(tag);
+                    *tag = self.place_tag(image.place);
+                    self.places.prefetch(*tag);
+                    image.tenant.as_bytes().first().into_iter().for_each(prefetch);
+                    image.collection.as_bytes().first().into_iter().for_each(prefetch);
                     // It comes from another core.
                     let bytes = image.document.as_bytes();
-                    bytes[..bytes.len().min(ANNOUNCED_MAX)].iter().step_by(64).for_each(prefetch);
+                    bytes[..bytes.len().min(ANNOUNCED_MAX)].chunks(64).for_each(|line| prefetch(&line[0]));
                 }
             }
-            tags.push((before, after));
         }
-        let mut guesses: SmallVec<[(Option<u32>, Option<u32>); BATCH_MAX]> = SmallVec::new();
-        for ((before, after), event) in tags.iter().zip(events) {
+        let mut guesses = [(None, None); BATCH_MAX];
+        for ((guesses, (before, after)), event) in guesses.iter_mut().zip(&tags).zip(events) {
             let guess = |tag: u32| {
                 let found = self.places.find(tag, |_| true);
                 found.inspect(|at| self.partitions.get(*at).prefetch())
             };
-            let after_guess = event.after.and_then(|_| guess(*after));
-            let before_guess = match event.before {
-                Some(_) if before == after && event.after.is_some() => after_guess,
+            guesses.1 = event.after.and_then(|_| guess(*after));
+            guesses.0 = match event.before {
+                Some(_) if before == after && event.after.is_some() => guesses.1,
                 Some(_) => guess(*before),
                 None => None,
             };
-            guesses.push((before_guess, after_guess));
         }
         for (event, (before, after)) in events.iter().zip(&guesses) {
-            let partition = |image: &Option<Image<'_>>, guess: &Option<u32>| {
-                let (image, guess) = image.as_ref().zip(*guess)?;
-                let partition = self.partitions.get(guess);
-                if partition.place == image.place && partition.is_of(image.tenant, image.collection) {
-                    return Some(guess);
+            let side = |image: &Option<Image<'_>>, guess: &Option<u32>| {
+                let Some((image, mut at)) = image.as_ref().zip(*guess) else { return Side::default() };
+                let mut partition = self.partitions.get(at);
+                if partition.place != image.place || !partition.is_of(image.tenant, image.collection) {
+                    match self.partition(image.place, image.tenant, image.collection) {
+                        Some(other) => (at, partition) = (other, self.partitions.get(other)),
+                        None => return Side::default(),
+                    }
                 }
-                self.partition(image.place, image.tenant, image.collection)
+                partition.near.prefetch();
+                let is_asked_whole = !partition.everyone.is_empty() || !partition.always.is_empty();
+                Side { partition: Some(at), founds: (0, 0), is_asked_whole }
             };
-            let side = |partition| Side { partition, founds: (0, 0) };
-            let (before, after) = (partition(&event.before, before), partition(&event.after, after));
-            scratch.work.push(Work { before: side(before), after: side(after), ..Work::default() });
+            let (before, after) = (side(&event.before, before), side(&event.after, after));
+            scratch.work.push(Work { before, after, ..Work::default() });
         }
+    }
+
+    fn hung(&self) -> Hung<'_> {
+        Hung { seeds: &self.seeds, postings: &self.postings, rests: &self.rests, range_sets: &self.range_sets }
     }
 
     /// Walks over the documents, and makes probes of what they have.
     fn walk(&mut self, events: &[Event<'_>], scratch: &mut Scratch) {
         for (at, event) in events.iter().enumerate() {
-            let mut work = scratch.work[at];
-            if let (Some(image), Some(partition)) = (&event.after, work.after.partition) {
-                work.after.founds = self.find_values(partition, image, scratch);
-                if event.looks_after {
-                    self.probe(partition, image, work.after, AFTER, None, event.looks_before, scratch);
+            let Work { mut before, mut after, .. } = scratch.work[at];
+            let image_after = event.after.as_ref().filter(|_| event.looks_after).zip(after.partition);
+            let image_before = event.before.as_ref().filter(|_| event.looks_before).zip(before.partition);
+            if let Some((image, partition)) = image_after {
+                after.founds = self.find_values(partition, image, scratch);
+            }
+            match (image_before, image_after) {
+                (None, None) => {}
+                (None, Some((image, partition))) => {
+                    let (mut prober, _, founds) = self.prober(partition, image, AFTER, scratch);
+                    prober.all(after.founds(founds));
+                }
+                (Some((image, partition)), None) => {
+                    before.founds = self.find_values(partition, image, scratch);
+                    let (mut prober, _, founds) = self.prober(partition, image, BEFORE, scratch);
+                    prober.all(before.founds(founds));
+                }
+                (Some((image, partition)), Some((image_after, partition_after))) => {
+                    before.founds = self.find_values(partition, image, scratch);
+                    let (mut prober, made, founds) = self.prober(partition_after, image_after, AFTER, scratch);
+                    prober.all_after(after.founds(founds), made);
+                    let (mut prober, made, founds) = self.prober(partition, image, BEFORE, scratch);
+                    if partition == partition_after {
+                        let (document, founds_after) = (image_after.document.as_bytes(), after.founds(founds));
+                        let other = Other { document, founds: founds_after };
+                        prober.all_before(before.founds(founds), other, made);
+                    } else {
+                        prober.all(before.founds(founds));
+                    }
                 }
             }
-            if let (Some(image), Some(partition)) = (&event.before, work.before.partition) {
-                work.before.founds = self.find_values(partition, image, scratch);
-                if event.looks_before {
-                    let same = event.looks_after && work.after.partition == Some(partition);
-                    let after = event.after.filter(|_| same).map(|image| (work.after, image));
-                    self.probe(partition, image, work.before, BEFORE, after, false, scratch);
-                }
-            }
-            work.probes_end = scratch.probes.len() as u32;
-            work.early_end = scratch.early.len() as u32;
-            scratch.work[at] = work;
+            let (probes_end, early_end) = (scratch.probes.len() as u32, scratch.early.len() as u32);
+            scratch.work[at] = Work { before, after, probes_end, early_end, ..Work::default() };
         }
+    }
+
+    /// What makes probes of an image, and lists that it needs.
+    #[inline]
+    fn prober<'s>(
+        &'s self,
+        partition: u32,
+        image: &Image<'s>,
+        mark: u8,
+        scratch: &'s mut Scratch,
+    ) -> (Prober<'s>, &'s mut Vec<Made>, &'s [Found]) {
+        let Scratch { founds, made, beside, probes, early, .. } = scratch;
+        let place = self.partitions.get(partition);
+        let source = if mark == BEFORE { Source::Before } else { Source::After };
+        let document = image.document.as_bytes();
+        let hung = self.hung();
+        (Prober { hung, partition, place, document, mark, source, probes, reached: early, beside }, made, founds)
     }
 
     /// Notes the values of an image that its partition asks for. Gives their places.
     fn find_values(&mut self, partition: u32, image: &Image<'_>, scratch: &mut Scratch) -> (u32, u32) {
-        let partition = self.partitions.get(partition);
-        let start = scratch.founds.len();
-        if partition.masks.any != 0 {
-            let document = image.document.as_bytes();
-            if !walk::walk(&mut self.paths, &partition.masks, document, &mut scratch.founds) {
-                scratch.founds.truncate(start);
-                let (founds, beside) = (&mut scratch.founds, &mut scratch.beside);
-                walk::look_up(&self.paths, partition.nodes(), image.document, founds, beside);
+        let place = self.partitions.get(partition);
+        let Scratch { founds, beside, .. } = scratch;
+        let start = founds.len();
+        if place.is_walked {
+            let mut walk = Walk { paths: &mut self.paths, place, document: image.document.as_bytes(), founds };
+            if !walk.document() {
+                walk.founds.truncate(start);
+                walk.look_up(image.document, beside);
             }
-            if partition.masks.values & (1 << (ID % 64)) != 0
+            if place.asked.of(ID) != Asks::NONE
                 && let Some(id) = self.id_path.as_ref().filter(|path| path.fields().is_none())
                 && let Some(value) = id.get(image.document)
             {
-                let stored = predicate::stored_id(value);
-                scratch.founds.extend(walk::found_beside(ID, &stored, &mut scratch.beside));
+                founds.extend(found_beside(ID, value, beside));
             }
         }
-        (start as u32, scratch.founds.len() as u32)
-    }
-
-    /// Makes the probes of an image. What the image after has in the same way needs no second look; `is_kept` says that it is to be
-    /// compared with.
-    #[expect(clippy::too_many_arguments, reason = "one image, and what it is compared with")]
-    fn probe(
-        &self,
-        partition: u32,
-        image: &Image<'_>,
-        side: Side,
-        mark: u8,
-        after: Option<(Side, Image<'_>)>,
-        is_kept: bool,
-        scratch: &mut Scratch,
-    ) {
-        let place = self.partitions.get(partition);
-        let masks = &place.masks;
-        let asked = masks.equal | masks.element | masks.prefix | masks.range | masks.field;
-        let Scratch { founds, beside, probes, early, .. } = scratch;
-        let source = if mark == BEFORE { Source::Before } else { Source::After };
-        let document = image.document.as_bytes();
-        let mut prober =
-            Prober { index: self, partition, place, ranges: &place.ranges, mark, probes, reached: early, beside };
-        for at in side.founds.0..side.founds.1 {
-            let found = founds[at as usize];
-            if asked & (1 << (found.node % 64)) == 0 {
-                continue;
-            }
-            if let Some((after, after_image)) = &after
-                && found.kind != kind::ARRAY
-                && let Some(other) = after.found(founds, at - side.founds.0, found.node)
-                && other.kind == found.kind
-                && other.bytes(after_image.document.as_bytes(), prober.beside) == found.bytes(document, prober.beside)
-            {
-                prober.probes[range_of(other.probes)].iter_mut().for_each(|probe| probe.mark |= mark);
-                prober.reached[range_of(other.reached)].iter_mut().for_each(|reached| reached.mark |= mark);
-                continue;
-            }
-            let starts = (prober.probes.len() as u32, prober.reached.len() as u32);
-            prober.found(&found, document, source);
-            if is_kept {
-                let found = &mut founds[at as usize];
-                found.probes = (starts.0, prober.probes.len() as u32);
-                found.reached = (starts.1, prober.reached.len() as u32);
-            }
-        }
+        (start as u32, founds.len() as u32)
     }
 
     /// Finds the records that the probes mean, and what these name.
@@ -257,6 +273,8 @@ impl Index {
             at = work.probes_end;
             work.pairs_end = pairs.len() as u32;
         }
+        let hung =
+            Hung { seeds: &self.seeds, postings: &self.postings, rests: &self.rests, range_sets: &self.range_sets };
         let mut at = 0;
         for (work, event) in work.iter_mut().zip(events) {
             for (probe, record) in &pairs[at..work.pairs_end as usize] {
@@ -272,7 +290,7 @@ impl Index {
                     &[]
                 };
                 if self.postings.is(*record, probe.at, probe.payload, long) {
-                    self.reach(*record, probe.mark, probe.range_key(), reached);
+                    hung.reach(*record, probe.mark, probe.range_key(), reached);
                 }
             }
             at = work.pairs_end as usize;
@@ -280,40 +298,25 @@ impl Index {
         }
     }
 
-    #[inline]
-    pub(crate) fn reach(&self, record: u32, mark: u8, range_key: u64, reached: &mut Vec<Reached>) {
-        let record = self.postings.record(record);
-        let class = record.node_class as u8;
-        if (RANGE..RANGE + 0x10).contains(&class) {
-            let set = record.rest.set();
-            prefetch(self.range_sets.get(set));
-            reached.push(Reached { mark, what: What::Ranges(set, range_key) });
-            return;
-        }
-        if !record.sure.is_none() {
-            self.postings.prefetch_items(record.sure);
-            reached.push(Reached { mark, what: What::Sure(record.sure) });
-        }
-        if !record.rest.is_none() {
-            match self.postings.only(record.rest) {
-                Some(rest) => prefetch(self.rests.get(rest)),
-                None => self.postings.prefetch_items(record.rest),
-            }
-            reached.push(Reached { mark, what: What::Rest(record.rest) });
-        }
-    }
-
     /// Announces what is behind that which was reached.
-    fn announce(&self, scratch: &Scratch) {
-        for Reached { what, .. } in scratch.early.iter().chain(&scratch.reached) {
-            match what {
-                What::Sure(items) => self.postings.prefetch_list(*items),
-                What::Ranges(set, _) => self.range_sets.get(*set).prefetch(),
-                What::Rest(items) => match self.postings.only(*items) {
-                    Some(rest) => self.rests.get(rest).prefetch(),
-                    None => self.postings.prefetch_list(*items),
-                },
+    fn announce(&self, scratch: &mut Scratch) {
+        let Scratch { work, early, reached, stabs, .. } = scratch;
+        let (mut at, mut early_at) = (0, 0);
+        for work in work.iter_mut() {
+            let early = &early[early_at..work.early_end as usize];
+            for Reached { mark, what } in early.iter().chain(&reached[at..work.reached_end as usize]) {
+                match what {
+                    What::Sure(items) => self.postings.prefetch_list(*items),
+                    What::Ranges(set, key) => {
+                        let (set, key, mark) = (*set, *key, *mark);
+                        self.range_sets.get(set).descend(key, |part| stabs.push(Stab { set, part, key, mark }));
+                    }
+                    What::Rest(items) => self.postings.prefetch_list(*items),
+                    What::Range { .. } => {}
+                }
             }
+            (at, early_at) = (work.reached_end as usize, work.early_end as usize);
+            work.stabs_end = stabs.len() as u32;
         }
     }
 
@@ -326,26 +329,35 @@ impl Index {
         scratch: &mut Scratch,
         sink: &mut impl FnMut(usize, &[Match], Counts),
     ) {
-        let Scratch { work, founds, beside, early, reached, touched, matches, .. } = scratch;
-        let (mut at, mut early_at) = (0, 0);
+        let Scratch { work, founds, beside, early, reached, stabs, touched, matches, .. } = scratch;
+        let (mut at, mut early_at, mut stabs_at) = (0, 0, 0);
         for ((number, event), work) in events.iter().enumerate().zip(work.iter()) {
             matches.clear();
             touched.clear();
             let early = &early[early_at..work.early_end as usize];
             for Reached { mark, what } in early.iter().chain(&reached[at..work.reached_end as usize]) {
-                match what {
-                    What::Sure(items) => self.postings.items(items).each(|slot| push_sure(slot, *mark, matches)),
-                    What::Rest(items) => self.postings.items(items).each(|rest| {
+                match *what {
+                    What::Sure(items) => self.postings.items(&items).each(|slot| push_sure(slot, *mark, matches)),
+                    What::Rest(items) => self.postings.items(&items).each(|rest| {
                         let slot = self.rests.get(rest).slot;
-                        touched.push(Touched { slot, rest, marks: *mark, sure: *mark });
+                        touched.push(Touched { slot, rest, marks: *mark, sure: *mark, is_decided: false });
                     }),
-                    What::Ranges(set, key) => self.range_sets.get(*set).stab(*key, |target, sure| {
-                        let sure = if sure { *mark } else { 0 };
-                        touched.push(Touched { slot: target.slot, rest: target.rest, marks: *mark, sure });
-                    }),
+                    What::Range { rest, slot, is_sure, is_decided } => {
+                        let sure = if is_sure { *mark } else { 0 };
+                        touched.push(Touched { slot, rest, marks: *mark, sure, is_decided });
+                    }
+                    What::Ranges(..) => {}
                 }
             }
+            for Stab { set, part, key, mark } in &stabs[stabs_at..work.stabs_end as usize] {
+                self.range_sets.get(*set).stab(*part, *key, |listed| {
+                    let Target { slot, rest, is_decided, .. } = listed.target;
+                    let sure = if listed.is_sure(*key) { *mark } else { 0 };
+                    touched.push(Touched { slot, rest, marks: *mark, sure, is_decided });
+                });
+            }
             (at, early_at) = (work.reached_end as usize, work.early_end as usize);
+            stabs_at = work.stabs_end as usize;
             self.reach_without_anchor(event, work, touched, matches);
             let is_watched = work.before.partition.is_some() || work.after.partition.is_some();
             let mut counts = Counts { is_watched, ..Counts::default() };
@@ -371,6 +383,9 @@ impl Index {
         touched: &mut Vec<Touched>,
         matches: &mut Vec<Match>,
     ) {
+        if self.by_document == 0 && !work.before.is_asked_whole && !work.after.is_asked_whole {
+            return;
+        }
         let before = work.before.partition.filter(|_| event.looks_before);
         let after = work.after.partition.filter(|_| event.looks_after);
         let sides = match (before, after) {
@@ -382,13 +397,13 @@ impl Index {
             partition.everyone.iter().for_each(|slot| push_sure(*slot, mark, matches));
             for &rest in &partition.always {
                 let slot = self.rests.get(rest).slot;
-                touched.push(Touched { slot, rest, marks: mark, sure: 0 });
+                touched.push(Touched { slot, rest, marks: mark, sure: 0, is_decided: false });
             }
             if let Some(record) = self.document_record(event.key) {
                 self.postings.items(&self.postings.record(record).rest).each(|rest| {
                     let known = self.rests.get(rest);
                     if known.partition == at {
-                        touched.push(Touched { slot: known.slot, rest, marks: mark, sure: 0 });
+                        touched.push(Touched { slot: known.slot, rest, marks: mark, sure: 0, is_decided: false });
                     }
                 });
             }
@@ -409,37 +424,23 @@ fn join(matches: &mut Vec<Match>) {
     });
 }
 
-fn range_of((start, end): (u32, u32)) -> std::ops::Range<usize> {
-    start as usize..end as usize
-}
-
 #[inline]
-fn push_sure(slot: u32, mark: u8, matches: &mut Vec<Match>) {
+pub(crate) fn push_sure(slot: u32, mark: u8, matches: &mut Vec<Match>) {
     let verdict = |of: u8| if mark & of != 0 { Verdict::Holds } else { Verdict::Fails };
     matches.push(Match { slot, before: verdict(BEFORE), after: verdict(AFTER), about_change: false });
-}
-
-impl Side {
-    /// What was found of a node, most likely at this place.
-    #[inline]
-    fn found<'f>(&self, founds: &'f [Found], place: u32, node: u32) -> Option<&'f Found> {
-        let founds = self.founds(founds);
-        match founds.get(place as usize) {
-            Some(found) if found.node == node => Some(found),
-            _ => value_of(founds, node),
-        }
-    }
 }
 
 impl Scratch {
     fn begin(&mut self) {
         self.work.clear();
         empty(&mut self.founds);
+        empty(&mut self.made);
         empty(&mut self.beside);
         empty(&mut self.probes);
         empty(&mut self.pairs);
         empty(&mut self.early);
         empty(&mut self.reached);
+        empty(&mut self.stabs);
         empty(&mut self.touched);
         empty(&mut self.matches);
     }

@@ -54,35 +54,55 @@ pub(crate) struct Spot<'p> {
 pub(crate) struct Hot {
     /// The first bytes of the name, zeros after its end.
     word: u64,
-    /// The node above, and the length of the name.
-    place: u64,
+    /// The bytes of the word that a name and the NUL after it must have.
+    mask: u64,
+    /// The last eight bytes of a name and its NUL, where it is not shorter.
+    tail: u64,
+    pub(crate) parent: u32,
+    /// Bytes of the name.
+    pub(crate) length: u32,
     pub(crate) next: u32,
     pub(crate) child: u32,
     /// The last walk that has seen it: of two fields of one name the first counts.
     pub(crate) stamp: u32,
 }
 
+/// Names of fewer bytes are in the word with their NUL; and in word and tail.
+pub(crate) const IN_WORD: u32 = 8;
+pub(crate) const IN_TAIL: u32 = 16;
+
 impl Hot {
-    fn new(word: u64, parent: u32, length: usize) -> Self {
-        Self { word, place: place(parent, length), next: NO_NODE, child: NO_NODE, stamp: 0 }
+    fn new(name: &str, parent: u32) -> Self {
+        let mask = if name.len() < 7 { !(u64::MAX << (8 * (name.len() + 1))) } else { u64::MAX };
+        let tail = name.as_bytes().last_chunk::<7>().map_or(0, |last| {
+            let mut tail = [0; 8];
+            tail[..7].copy_from_slice(last);
+            u64::from_le_bytes(tail)
+        });
+        // A name is shorter than its document, which is shorter than 2 GiB.
+        let length = name.len() as u32;
+        Self { word: word_of(name), mask, tail, parent, length, next: NO_NODE, child: NO_NODE, stamp: 0 }
     }
 
-    fn parent(&self) -> u32 {
-        (self.place >> 32) as u32
+    /// Whether a name below this parent, of which these are the first eight bytes, whatever comes after it, begins as this one does: for
+    /// certain if that is shorter than [`IN_WORD`].
+    #[inline]
+    pub(crate) fn begins(&self, parent: u32, word: u64) -> bool {
+        (word ^ self.word) & self.mask == 0 && self.parent == parent
+    }
+
+    /// Whether a name that begins as this one, which is shorter than [`IN_TAIL`], is this one.
+    #[inline]
+    pub(crate) fn ends(&self, named: &[u8]) -> bool {
+        let tail = named.get(self.length as usize - 7..).and_then(<[u8]>::first_chunk);
+        tail.is_some_and(|tail| u64::from_le_bytes(*tail) == self.tail)
     }
 
     /// Whether it may be the node of this name: for certain if the name is no longer than the word.
     #[inline]
-    pub(crate) fn is(&self, word: u64, place: u64) -> bool {
-        self.word == word && self.place == place
+    fn is(&self, parent: u32, word: u64, length: usize) -> bool {
+        self.word == word && self.parent == parent && self.length as usize == length
     }
-}
-
-/// A node, and the length of a name below it.
-#[inline]
-pub(crate) fn place(parent: u32, length: usize) -> u64 {
-    // A name is shorter than its document, which is shorter than 2 GiB.
-    u64::from(parent) << 32 | length as u64
 }
 
 #[derive(Debug)]
@@ -94,7 +114,7 @@ struct Cold {
 
 impl Paths {
     pub(crate) fn new(seeds: Seeds) -> Self {
-        let node = || Hot::new(0, NO_NODE, 0);
+        let node = || Hot::new("", NO_NODE);
         let cold = || Cold { name: "".into(), holders: 1 };
         Self {
             hot: vec![node(), node()],
@@ -135,7 +155,7 @@ impl Paths {
     /// Whether the node is the one of this name below that parent. The first bytes of the name are given.
     #[inline]
     pub(crate) fn is(&self, node: u32, parent: u32, word: u64, name: &[u8]) -> bool {
-        self.hot[node as usize].is(word, place(parent, name.len()))
+        self.hot[node as usize].is(parent, word, name.len())
             && (name.len() <= 8 || *self.cold[node as usize].name.as_bytes() == *name)
     }
 
@@ -191,7 +211,7 @@ impl Paths {
     /// The nodes from this one up to below the root.
     pub(crate) fn up(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(Some(node), |node| {
-            let parent = self.hot[*node as usize].parent();
+            let parent = self.hot[*node as usize].parent;
             (parent != ROOT && parent != NO_NODE).then_some(parent)
         })
     }
@@ -213,12 +233,12 @@ impl Paths {
             9..=16 => name[name.len() - 8..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk)),
             _ => self.seeds.hash_long(name),
         };
-        (self.seeds.hash(word, rest, u64::from(parent) << 32 | name.len() as u64) >> 32) as u32
+        (self.seeds.hash(word, rest, [parent, name.len() as u32]) >> 32) as u32
     }
 
     fn add(&mut self, parent: u32, name: &str) -> Option<u32> {
         let word = word_of(name);
-        let hot = Hot::new(word, parent, name.len());
+        let hot = Hot::new(name, parent);
         let cold = Cold { name: name.into(), holders: 0 };
         let node = match self.vacant.pop() {
             Some(node) => {
@@ -243,11 +263,11 @@ impl Paths {
     /// Takes nodes away that nothing holds, from this one upwards.
     fn prune(&mut self, mut node: u32) {
         while self.cold[node as usize].holders == 0 {
-            let parent = self.hot[node as usize].parent();
+            let parent = self.hot[node as usize].parent;
             let name = std::mem::take(&mut self.cold[node as usize].name);
             self.table.remove(self.tag(parent, word_of(&name), name.as_bytes()), node);
             // A guess may still lead here: it is nobody's child.
-            self.hot[node as usize].place = place(NO_NODE, 0);
+            self.hot[node as usize].parent = NO_NODE;
             self.vacant.push(node);
             self.cold[parent as usize].holders -= 1;
             node = parent;

@@ -3,31 +3,61 @@
 use std::collections::BTreeMap;
 
 use bytestring::ByteString;
-use predicate::Order;
 use smallvec::SmallVec;
 use wire::PlaceHash;
 
+use crate::key::same;
 use crate::machine::prefetch;
+use crate::near::Near;
 
-/// What a document of the partition is asked for, by node: bit `n % 64` is set for node `n`. A bit more than there must be costs
-/// time alone.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Masks {
-    pub(crate) equal: u64,
-    pub(crate) element: u64,
-    pub(crate) prefix: u64,
-    pub(crate) field: u64,
-    pub(crate) range: u64,
-    /// Nodes whose value is noted.
-    pub(crate) values: u64,
-    /// Nodes below which others are.
-    pub(crate) inner: u64,
-    pub(crate) any: u64,
-    /// Nodes of which more is asked than an equality, for texts; and than an equality or a range, for integers.
-    pub(crate) text_rarely: u64,
-    pub(crate) int_rarely: u64,
-    /// Bit `n` is set where a prefix of `n + 1` bytes is looked up.
-    pub(crate) prefix_lengths: u32,
+/// What is asked of a value, as bits: one for each [`Use`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asks(u8);
+
+impl Asks {
+    pub(crate) const NONE: Asks = Asks(0);
+    /// It is looked up, or looked for in ranges.
+    pub(crate) const PROBES: Asks = Asks::of(Use::Equal)
+        .or(Asks::of(Use::Element))
+        .or(Asks::of(Use::Field))
+        .or(Asks::of(Use::Range))
+        .or(Asks::PREFIX);
+    /// Of a text, more than an equality.
+    pub(crate) const TEXT_RARELY: Asks = Asks::of(Use::Field).or(Asks::of(Use::Range)).or(Asks::PREFIX);
+    pub(crate) const PREFIX: Asks = Asks::of(Use::Prefix);
+
+    pub(crate) const fn of(what: Use) -> Asks {
+        Asks(1 << what as u8)
+    }
+
+    const fn or(self, other: Asks) -> Asks {
+        Asks(self.0 | other.0)
+    }
+
+    /// Whether any of these is asked.
+    #[inline(always)]
+    pub(crate) const fn any(self, of: Asks) -> bool {
+        self.0 & of.0 != 0
+    }
+}
+
+/// What is asked of each node's values: node `n` has place `n % 64`. More asked than there must be costs time alone.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(crate) struct Asked([Asks; 64]);
+
+impl Asked {
+    const NOTHING: Asked = Asked([Asks::NONE; 64]);
+
+    #[inline(always)]
+    pub(crate) fn of(&self, node: u32) -> Asks {
+        self.0[node as usize % 64]
+    }
+
+    fn add(&mut self, node: u32, what: Asks) {
+        let asks = &mut self.0[node as usize % 64];
+        *asks = asks.or(what);
+    }
 }
 
 /// Why a node's value is looked at.
@@ -45,18 +75,6 @@ pub(crate) enum Use {
     /// A prefix of as many bytes is looked up; the length is added.
     Prefix,
 }
-
-/// The ranges of a node and an order.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NearRanges {
-    pub(crate) node: u32,
-    pub(crate) order: Order,
-    /// The number of the set.
-    pub(crate) set: u32,
-}
-
-/// Sets of ranges that a partition names itself; those of further nodes are looked up like values.
-pub(crate) const NEAR_MAX: usize = 16;
 
 /// Which keys a partition may have: a bit for each remainder of their tags. Most values of a document are none that anybody asks for, and
 /// are not even looked up. A partition of many keys may have any.
@@ -81,25 +99,31 @@ impl Keys {
     }
 }
 
+/// What every document needs stands in the first five cache lines, in the order in which it is needed.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Partition {
     pub(crate) keys: Keys,
-    keys_count: u32,
-    keys_gone: u32,
+    pub(crate) asked: Asked,
+    pub(crate) near: Near,
     pub(crate) place: PlaceHash,
-    pub(crate) masks: Masks,
-    /// Tenant and collection, one after the other.
-    names: SmallVec<[u8; 48]>,
-    tenant_length: u32,
-    /// Its place in its tenant's list.
-    pub(crate) in_tenant: u32,
     /// Subscriptions to every document.
     pub(crate) everyone: Vec<u32>,
     /// Predicates without an anchor, by their numbers in the rests.
     pub(crate) always: Vec<u32>,
-    pub(crate) ranges: SmallVec<[NearRanges; 4]>,
+    tenant_length: u32,
     /// Ranges in sets that are looked up.
     pub(crate) far_ranges: u32,
+    /// Lengths of prefixes that are looked up: bit `n` for one of `n + 1` bytes.
+    pub(crate) prefix_lengths: u32,
+    /// Whether documents are looked at at all.
+    pub(crate) is_walked: bool,
+    /// Tenant and collection, one after the other.
+    names: SmallVec<[u8; 48]>,
+    keys_count: u32,
+    keys_gone: u32,
+    /// Its place in its tenant's list.
+    pub(crate) in_tenant: u32,
     /// All subscriptions.
     pub(crate) members: Vec<u32>,
     /// How often a node is used, by `node << 8 | use`.
@@ -119,16 +143,18 @@ impl Partition {
         names.extend_from_slice(collection.as_bytes());
         Self {
             keys: Keys::default(),
+            is_walked: false,
             keys_count: 0,
             keys_gone: 0,
             place,
-            masks: Masks::default(),
+            asked: Asked::NOTHING,
+            prefix_lengths: 0,
             names,
             tenant_length: tenant.len() as u32,
             in_tenant: 0,
             everyone: Vec::new(),
             always: Vec::new(),
-            ranges: SmallVec::new(),
+            near: Near::default(),
             far_ranges: 0,
             members: Vec::new(),
             uses: BTreeMap::new(),
@@ -139,19 +165,18 @@ impl Partition {
     #[inline]
     pub(crate) fn prefetch(&self) {
         prefetch(&self.keys);
+        prefetch(&self.asked);
+        prefetch(&self.near);
         prefetch(&self.place);
-        prefetch(&self.masks.any);
-        prefetch(&self.names);
-        prefetch(&self.everyone);
-        prefetch(&self.ranges);
+        prefetch(&self.tenant_length);
     }
 
     #[inline]
     pub(crate) fn is_of(&self, tenant: &str, collection: &str) -> bool {
         self.tenant_length as usize == tenant.len()
             && self.names.len() == tenant.len() + collection.len()
-            && self.names[..tenant.len()] == *tenant.as_bytes()
-            && self.names[tenant.len()..] == *collection.as_bytes()
+            && same(&self.names[..tenant.len()], tenant.as_bytes())
+            && same(&self.names[tenant.len()..], collection.as_bytes())
     }
 
     pub(crate) fn tenant(&self) -> ByteString {
@@ -214,7 +239,8 @@ impl Partition {
         let count = self.uses.entry(key(node, what, length)).or_insert(0);
         *count += 1;
         if *count == 1 {
-            self.masks.add(node, what as u8 + length);
+            self.is_walked = true;
+            self.ask(node, what as u8 + length);
         }
     }
 
@@ -227,13 +253,24 @@ impl Partition {
         *count -= 1;
         if *count == 0 {
             self.uses.remove(&key);
+            self.is_walked = !self.uses.is_empty();
             // With many nodes nearly all bits are set whatever is removed.
             if self.uses.len() < USES_RECOUNTED_MAX {
-                let mut masks = Masks::default();
-                self.uses.keys().for_each(|key| masks.add((key >> 8) as u32, *key as u8));
-                self.masks = masks;
+                (self.asked, self.prefix_lengths) = (Asked::NOTHING, 0);
+                let uses = std::mem::take(&mut self.uses);
+                uses.keys().for_each(|key| self.ask((key >> 8) as u32, *key as u8));
+                self.uses = uses;
             }
         }
+    }
+
+    /// `what` is a use, and for prefixes their length is added.
+    fn ask(&mut self, node: u32, what: u8) {
+        let prefix = Use::Prefix as u8;
+        if what > prefix {
+            self.prefix_lengths |= 1 << (what - prefix - 1);
+        }
+        self.asked.add(node, Asks(1 << what.min(prefix)));
     }
 }
 
@@ -241,29 +278,4 @@ const USES_RECOUNTED_MAX: usize = 256;
 
 fn key(node: u32, what: Use, length: u8) -> u64 {
     u64::from(node) << 8 | u64::from(what as u8 + length)
-}
-
-impl Masks {
-    fn add(&mut self, node: u32, what: u8) {
-        let bit = 1_u64 << (node % 64);
-        let mask = match what {
-            0 => &mut self.equal,
-            1 => &mut self.element,
-            2 => &mut self.field,
-            3 => &mut self.range,
-            4 => &mut self.values,
-            5 => &mut self.inner,
-            _ => {
-                self.prefix_lengths |= 1 << (what - Use::Prefix as u8 - 1);
-                &mut self.prefix
-            }
-        };
-        *mask |= bit;
-        self.any |= bit;
-        self.text_rarely = self.prefix | self.field | self.range;
-        self.int_rarely = self.field;
-        if what != Use::Inner as u8 {
-            self.values |= bit;
-        }
-    }
 }

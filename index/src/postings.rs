@@ -24,7 +24,7 @@ pub(crate) struct Record {
     pub(crate) sure: Items,
     /// Predicates that may hold: their numbers. For a key of ranges, the number of the set.
     pub(crate) rest: Items,
-    payload: [u8; 16],
+    payload: [u64; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +49,13 @@ impl Items {
 
 impl Default for Record {
     fn default() -> Self {
-        Self { partition: 0, node_class: 0, sure: Items::NONE, rest: Items::NONE, payload: [0; 16] }
+        Self { partition: 0, node_class: 0, sure: Items::NONE, rest: Items::NONE, payload: [0; 2] }
     }
 }
 
 impl Record {
     fn payload(&self) -> Payload {
-        Payload(u128::from_le_bytes(self.payload))
+        Payload(u128::from(self.payload[0]) | u128::from(self.payload[1]) << 64)
     }
 
     pub(crate) fn at(&self) -> At {
@@ -146,7 +146,7 @@ impl Postings {
             return false;
         }
         if !payload.is_long() {
-            return record.payload == payload.0.to_le_bytes();
+            return record.payload[0] == payload.low() && record.payload[1] == payload.high();
         }
         let Payload(kept) = record.payload();
         record.payload().is_long() && kept as u64 == payload.low() && **self.longs.get((kept >> 64) as u32) == *long
@@ -170,7 +170,7 @@ impl Postings {
         let record = self.records.insert(Record {
             partition: at.partition,
             node_class: at.node_class,
-            payload: kept.to_le_bytes(),
+            payload: [Payload(kept).low(), Payload(kept).high()],
             ..Record::default()
         });
         let tag = at.tag(payload, &self.seeds);

@@ -1,83 +1,64 @@
 //! Ranges of one field and one order: which of them a value is in.
 //!
-//! Few of them are looked through one by one. Many stand in a tree: a range hangs on the highest power of two that it reaches across,
-//! so that one look-up for each such power, and a walk over nothing but hits, finds all (the static form of Edelsbrunner's
-//! interval tree, whose nodes are not built but computed, as in Kriegel, Pötke and Seidl, "Managing Intervals Efficiently in
-//! Object-Relational Databases", 2000). Nothing is ever rebuilt.
+//! Few of them are looked through one by one; many stand in a tree ([`Intervals`]). Nothing is ever rebuilt.
 //!
 //! Invariant: a range is in the tree exactly if the list is empty.
 
-use std::collections::BTreeMap;
-
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use crate::intervals::Intervals;
 use crate::machine::prefetch;
 
 /// Up to here, looking through all is quicker.
-const LISTED_MAX: usize = 64;
+const LISTED_MAX: usize = 32;
 /// Below this, a tree becomes a list again.
-const LISTED_AGAIN: usize = 32;
-
-/// One range, and whom it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Range {
-    pub(crate) lower: Option<u64>,
-    pub(crate) upper: Option<u64>,
-    pub(crate) target: Target,
-}
+const LISTED_AGAIN: usize = 16;
+/// In place of the leaf of a tree.
+const LIST: u32 = u32::MAX;
 
 /// A predicate by its number, and its subscription's slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Target {
     /// Names the range among all; the ranges of one predicate differ in it.
     pub(crate) range: u32,
     pub(crate) rest: u32,
     pub(crate) slot: u32,
+    /// Being in the range for sure is all that the predicate asks.
+    pub(crate) is_decided: bool,
+}
+
+/// A range with bounds that are always there, and whether they were; and whom it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) lower: u64,
+    pub(crate) upper: u64,
+    pub(crate) has_lower: bool,
+    pub(crate) has_upper: bool,
+    pub(crate) target: Target,
+}
+
+impl Listed {
+    pub(crate) fn new(lower: Option<u64>, upper: Option<u64>, target: Target) -> Self {
+        Self {
+            lower: lower.unwrap_or(0),
+            upper: upper.unwrap_or(u64::MAX),
+            has_lower: lower.is_some(),
+            has_upper: upper.is_some(),
+            target,
+        }
+    }
+
+    /// Whether a value that is within the bounds is in the range for sure: one whose key is that of a bound may be on either side.
+    #[inline]
+    pub(crate) fn is_sure(&self, key: u64) -> bool {
+        (!self.has_lower || self.lower < key) && (!self.has_upper || key < self.upper)
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct RangeSet {
     list: SmallVec<[Listed; 2]>,
-    tree: Option<Box<Tree>>,
-}
-
-/// A range with bounds that are always there, and whether they were.
-#[derive(Clone, Copy, Debug)]
-struct Listed {
-    lower: u64,
-    upper: u64,
-    has_lower: bool,
-    has_upper: bool,
-    target: Target,
-}
-
-impl Listed {
-    fn of(range: &Range) -> Self {
-        Self {
-            lower: range.lower.unwrap_or(0),
-            upper: range.upper.unwrap_or(u64::MAX),
-            has_lower: range.lower.is_some(),
-            has_upper: range.upper.is_some(),
-            target: range.target,
-        }
-    }
-
-    #[inline]
-    fn stab(&self, key: u64, each: &mut impl FnMut(Target, bool)) {
-        if self.lower <= key && key <= self.upper {
-            let sure = (!self.has_lower || self.lower < key) && (!self.has_upper || key < self.upper);
-            each(self.target, sure);
-        }
-    }
-
-    fn range(&self) -> Range {
-        Range {
-            lower: self.has_lower.then_some(self.lower),
-            upper: self.has_upper.then_some(self.upper),
-            target: self.target,
-        }
-    }
+    tree: Option<Box<Intervals>>,
 }
 
 impl RangeSet {
@@ -85,289 +66,65 @@ impl RangeSet {
         self.tree.as_ref().map_or(self.list.len(), |tree| tree.len)
     }
 
-    /// Announces that it will be looked at.
-    #[inline]
-    pub(crate) fn prefetch(&self) {
-        if let [first, .., last] = &self.list[..] {
-            prefetch(first);
-            prefetch(last);
-        }
-    }
-
-    pub(crate) fn insert(&mut self, range: &Range) {
+    pub(crate) fn insert(&mut self, listed: &Listed) {
         if let Some(tree) = &mut self.tree {
-            tree.insert(range);
+            tree.insert(listed);
             return;
         }
-        self.list.push(Listed::of(range));
+        self.list.push(*listed);
         if self.list.len() > LISTED_MAX {
-            let mut tree = Box::new(Tree::default());
-            self.list.drain(..).for_each(|listed| tree.insert(&listed.range()));
+            let tree = self.tree.insert(Box::default());
+            self.list.drain(..).for_each(|listed| tree.insert(&listed));
             self.list.shrink_to_fit();
-            self.tree = Some(tree);
         }
     }
 
-    pub(crate) fn remove(&mut self, range: &Range) {
+    pub(crate) fn remove(&mut self, listed: &Listed) {
         let Some(tree) = &mut self.tree else {
-            let at = self.list.iter().position(|listed| listed.target.range == range.target.range);
+            let at = self.list.iter().position(|other| other.target.range == listed.target.range);
             debug_assert!(at.is_some(), "a range is removed that isn't there");
             at.into_iter().for_each(|at| _ = self.list.swap_remove(at));
             return;
         };
-        tree.remove(range);
+        let removed = tree.remove(listed);
+        debug_assert!(removed, "a range is removed that isn't there");
         if tree.len < LISTED_AGAIN {
-            self.list = tree.all().iter().map(Listed::of).collect();
+            self.list = tree.all().into();
             self.tree = None;
         }
     }
 
-    /// Calls `each` with whom each range that the value is in is for, and whether the value is in it for sure: a value whose key is
-    /// that of a bound may be on either side.
+    /// All of them. For sets of few.
+    pub(crate) fn all(&self) -> Vec<Listed> {
+        self.tree.as_ref().map_or_else(|| self.list.to_vec(), |tree| tree.all())
+    }
+
+    /// Calls `each` with the parts of the set in which there may be ranges that the value is in. They are on their way from memory then.
     #[inline]
-    pub(crate) fn stab(&self, key: u64, mut each: impl FnMut(Target, bool)) {
-        for listed in &self.list {
-            listed.stab(key, &mut each);
-        }
-        if let Some(tree) = &self.tree {
-            tree.stab(key, each);
-        }
-    }
-}
-
-/// By bound, and by range where bounds are the same.
-type Bounds = BTreeMap<(u64, u32), Other>;
-
-/// The other bound, and whom it is for.
-#[derive(Clone, Copy, Debug)]
-struct Other {
-    bound: u64,
-    rest: u32,
-    slot: u32,
-}
-
-#[derive(Debug)]
-struct Tree {
-    len: usize,
-    /// Ranges without an upper bound, by their lower one; and the other way round.
-    upwards: Bounds,
-    downwards: Bounds,
-    /// By level and by the bits above it.
-    nodes: HashMap<(u32, u64), Box<Node>>,
-    /// Nodes of each level.
-    levels: [u32; LEVELS],
-    /// Bit by level: whether it has nodes. The highest level has a bit of its own.
-    used: u128,
-    /// By level, a bit for each remainder of the nodes' names: most levels have few nodes, and none where a value is. Bits of nodes
-    /// that are gone stay until the level is empty, and cost a look-up.
-    marks: Box<[[u64; MARKS]; LEVELS]>,
-}
-
-/// Words of marks of a level.
-const MARKS: usize = 4;
-
-/// The word and the bit of a node's mark.
-#[inline]
-fn mark_of(above: u64) -> (usize, u64) {
-    // Multiplicative hashing: the upper bits depend on all below.
-    let hash = above.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
-    (hash as usize % MARKS, 1 << (hash / MARKS as u64 % 64))
-}
-
-/// A range of level `n` has bounds that differ in bit `n - 1` at the highest; one of level 0 has one value.
-const LEVELS: usize = 65;
-
-/// The ranges that reach across one place. Few of them are looked through; of many, only those that the value is in.
-#[derive(Debug, Default)]
-struct Node {
-    few: SmallVec<[Listed; 1]>,
-    many: Option<Box<Sorted>>,
-}
-
-#[derive(Debug, Default)]
-struct Sorted {
-    by_lower: Bounds,
-    by_upper: Bounds,
-}
-
-impl Sorted {
-    fn insert(&mut self, lower: u64, upper: u64, Target { range, rest, slot }: Target) {
-        self.by_lower.insert((lower, range), Other { bound: upper, rest, slot });
-        self.by_upper.insert((upper, range), Other { bound: lower, rest, slot });
-    }
-}
-
-impl Node {
-    fn insert(&mut self, range: &Range) {
-        let listed = Listed::of(range);
-        if let Some(many) = &mut self.many {
-            return many.insert(listed.lower, listed.upper, listed.target);
-        }
-        self.few.push(listed);
-        if self.few.len() > LISTED_MAX {
-            let many = self.many.insert(Box::default());
-            self.few.drain(..).for_each(|listed| many.insert(listed.lower, listed.upper, listed.target));
-            self.few.shrink_to_fit();
-        }
-    }
-
-    /// Whether it was there.
-    fn remove(&mut self, lower: u64, upper: u64, range: u32) -> bool {
-        let Some(many) = &mut self.many else {
-            let at = self.few.iter().position(|listed| listed.target.range == range);
-            at.into_iter().for_each(|at| _ = self.few.swap_remove(at));
-            return at.is_some();
-        };
-        many.by_upper.remove(&(upper, range));
-        let removed = many.by_lower.remove(&(lower, range)).is_some();
-        if many.by_lower.len() < LISTED_AGAIN {
-            self.few = self.all().collect();
-            self.many = None;
-        }
-        removed
-    }
-
-    fn is_empty(&self) -> bool {
-        self.few.is_empty() && self.many.is_none()
-    }
-
-    fn all(&self) -> impl Iterator<Item = Listed> + '_ {
-        let many = self.many.iter().flat_map(|many| &many.by_lower);
-        let many = many.map(|((lower, number), other)| Listed {
-            lower: *lower,
-            upper: other.bound,
-            has_lower: true,
-            has_upper: true,
-            target: target(*number, other),
-        });
-        self.few.iter().copied().chain(many)
-    }
-
-    /// `is_upper` is whether the value is in the upper half of the node. Its ranges reach across the middle, so that one bound is
-    /// enough to tell; at level 0 they are one value.
-    #[inline]
-    fn stab(&self, key: u64, is_upper: bool, each: &mut impl FnMut(Target, bool)) {
-        for listed in &self.few {
-            listed.stab(key, each);
-        }
-        let Some(many) = &self.many else { return };
-        if is_upper {
-            for ((upper, number), other) in many.by_upper.range((key, 0)..) {
-                each(target(*number, other), key < *upper);
-            }
-        } else {
-            for ((lower, number), other) in many.by_lower.range(..=(key, u32::MAX)) {
-                each(target(*number, other), *lower < key);
-            }
-        }
-    }
-}
-
-fn target(number: u32, other: &Other) -> Target {
-    Target { range: number, rest: other.rest, slot: other.slot }
-}
-
-impl Default for Tree {
-    fn default() -> Self {
-        Self {
-            len: 0,
-            upwards: Bounds::new(),
-            downwards: Bounds::new(),
-            nodes: HashMap::new(),
-            levels: [0; LEVELS],
-            used: 0,
-            marks: Box::new([[0; MARKS]; LEVELS]),
-        }
-    }
-}
-
-/// The node that a two-sided range hangs on.
-fn node_of(lower: u64, upper: u64) -> (u32, u64) {
-    let level = 64 - (lower ^ upper).leading_zeros();
-    (level, above(lower, level))
-}
-
-/// The bits above a level.
-fn above(key: u64, level: u32) -> u64 {
-    key.checked_shr(level).unwrap_or(0)
-}
-
-impl Tree {
-    fn insert(&mut self, range: &Range) {
-        self.len += 1;
-        let Target { range: number, rest, slot } = range.target;
-        let other = |bound| Other { bound, rest, slot };
-        match (range.lower, range.upper) {
-            (Some(lower), Some(upper)) if lower <= upper => {
-                let at = node_of(lower, upper);
-                let node = self.nodes.entry(at).or_insert_with(|| {
-                    self.levels[at.0 as usize] += 1;
-                    self.used |= 1 << at.0;
-                    let (word, bit) = mark_of(at.1);
-                    self.marks[at.0 as usize][word] |= bit;
-                    Box::default()
-                });
-                node.insert(range);
-            }
-            (Some(lower), None) => _ = self.upwards.insert((lower, number), other(0)),
-            (None, Some(upper)) => _ = self.downwards.insert((upper, number), other(0)),
-            _ => debug_assert!(false, "nothing is in it, or everything: neither is ever asked for"),
-        }
-    }
-
-    fn remove(&mut self, range: &Range) {
-        let number = range.target.range;
-        let removed = match (range.lower, range.upper) {
-            (Some(lower), Some(upper)) if lower <= upper => {
-                let at = node_of(lower, upper);
-                let Some(node) = self.nodes.get_mut(&at) else { return };
-                let removed = node.remove(lower, upper, number);
-                if node.is_empty() {
-                    self.nodes.remove(&at);
-                    self.levels[at.0 as usize] -= 1;
-                    if self.levels[at.0 as usize] == 0 {
-                        self.used &= !(1 << at.0);
-                        self.marks[at.0 as usize] = [0; MARKS];
-                    }
+    pub(crate) fn descend(&self, key: u64, mut each: impl FnMut(u32)) {
+        match &self.tree {
+            Some(tree) => tree.descend(key, each),
+            None => {
+                if let [first, .., last] = &self.list[..] {
+                    prefetch(first);
+                    prefetch(last);
                 }
-                removed
+                each(LIST);
             }
-            (Some(lower), None) => self.upwards.remove(&(lower, number)).is_some(),
-            (None, Some(upper)) => self.downwards.remove(&(upper, number)).is_some(),
-            _ => return,
-        };
-        debug_assert!(removed, "a range is removed that isn't there");
-        self.len -= usize::from(removed);
-    }
-
-    fn stab(&self, key: u64, mut each: impl FnMut(Target, bool)) {
-        for ((lower, number), other) in self.upwards.range(..=(key, u32::MAX)) {
-            each(target(*number, other), *lower < key);
-        }
-        for ((upper, number), other) in self.downwards.range((key, 0)..) {
-            each(target(*number, other), key < *upper);
-        }
-        let mut used = self.used;
-        while used != 0 {
-            let level = used.trailing_zeros();
-            used &= used - 1;
-            let above = above(key, level);
-            let (word, bit) = mark_of(above);
-            if self.marks[level as usize][word] & bit == 0 {
-                continue;
-            }
-            let Some(node) = self.nodes.get(&(level, above)) else { continue };
-            let is_upper = level > 0 && key >> (level - 1) & 1 == 1;
-            node.stab(key, is_upper, &mut each);
         }
     }
 
-    fn all(&self) -> Vec<Range> {
-        let upwards = self.upwards.iter().map(|((lower, number), other)| (Some(*lower), None, target(*number, other)));
-        let downwards =
-            self.downwards.iter().map(|((upper, number), other)| (None, Some(*upper), target(*number, other)));
-        let one_sided = upwards.chain(downwards).map(|(lower, upper, target)| Range { lower, upper, target });
-        one_sided.chain(self.nodes.values().flat_map(|node| node.all()).map(|listed| listed.range())).collect()
+    /// Calls `each` with the ranges of a part that the value is within, or on the bounds of.
+    #[inline]
+    pub(crate) fn stab(&self, part: u32, key: u64, mut each: impl FnMut(Listed)) {
+        if let Some(tree) = &self.tree {
+            return tree.stab(part, key, each);
+        }
+        for listed in &self.list {
+            if listed.lower <= key && key <= listed.upper {
+                each(*listed);
+            }
+        }
     }
 }
 
@@ -387,14 +144,42 @@ mod tests {
         ]
     }
 
-    fn expected(ranges: &[Range], key: u64) -> Vec<(u32, bool)> {
-        let is_in = |range: &&Range| {
-            range.lower.is_none_or(|lower| lower <= key) && range.upper.is_none_or(|upper| key <= upper)
-        };
-        let sure = |range: &Range| range.lower != Some(key) && range.upper != Some(key);
+    fn expected(ranges: &[Listed], key: u64) -> Vec<(u32, bool)> {
+        let is_in = |range: &&Listed| range.lower <= key && key <= range.upper;
+        let sure = |range: &Listed| !(range.has_lower && range.lower == key || range.has_upper && range.upper == key);
         let mut all: Vec<_> = ranges.iter().filter(is_in).map(|range| (range.target.range, sure(range))).collect();
         all.sort_unstable();
         all
+    }
+
+    fn found(set: &RangeSet, key: u64) -> Vec<(u32, bool)> {
+        let mut found = Vec::new();
+        set.descend(key, |part| {
+            set.stab(part, key, |listed| {
+                let Target { range, rest, slot, is_decided } = listed.target;
+                assert_eq!((rest, slot, is_decided), (range + 1, range + 2, range.is_multiple_of(3)));
+                found.push((range, listed.is_sure(key)));
+            });
+        });
+        found.sort_unstable();
+        found
+    }
+
+    fn check(set: &RangeSet, model: &[Listed], keys: impl IntoIterator<Item = u64>) {
+        assert_eq!(set.len(), model.len());
+        if let Some(tree) = &set.tree {
+            tree.check();
+        }
+        for key in keys {
+            assert_eq!(found(set, key), expected(model, key), "{key}");
+        }
+    }
+
+    fn listed(number: u32, a: u64, b: u64, sides: u32) -> Listed {
+        let lower = (sides != 1).then_some(a.min(b));
+        let upper = (sides != 0).then_some(a.max(b));
+        let is_decided = number.is_multiple_of(3);
+        Listed::new(lower, upper, Target { range: number, rest: number + 1, slot: number + 2, is_decided })
     }
 
     proptest! {
@@ -405,30 +190,59 @@ mod tests {
             keys in prop::collection::vec(bound(), 20),
         ) {
             let mut set = RangeSet::default();
-            let mut model: Vec<Range> = Vec::new();
+            let mut model: Vec<Listed> = Vec::new();
             for (number, (what, a, b, sides)) in steps.into_iter().enumerate() {
                 if what == 0 && !model.is_empty() {
                     let range = model.swap_remove(a as usize % model.len());
                     set.remove(&range);
                 } else {
-                    let number = number as u32;
-                    let lower = (sides != 1).then_some(a.min(b));
-                    let upper = (sides != 0).then_some(a.max(b));
-                    let range = Range { lower, upper, target: Target { range: number, rest: number + 1, slot: number + 2 } };
+                    let range = listed(number as u32, a, b, sides);
                     set.insert(&range);
                     model.push(range);
                 }
-                prop_assert_eq!(set.len(), model.len());
             }
-            for key in keys.iter().copied().chain(model.iter().take(20).filter_map(|range| range.lower)) {
-                let mut found = Vec::new();
-                set.stab(key, |target, sure| {
-                    assert_eq!((target.rest, target.slot), (target.range + 1, target.range + 2));
-                    found.push((target.range, sure));
-                });
-                found.sort_unstable();
-                prop_assert_eq!(found, expected(&model, key));
+            let bounds: Vec<u64> = model.iter().take(20).flat_map(|range| [range.lower, range.upper]).collect();
+            check(&set, &model, keys.into_iter().chain(bounds));
+        }
+
+        /// Deep enough that nodes above nodes are split and joined: thousands come, and most of them go.
+        #[test]
+        fn deep_trees(seed in any::<u64>(), width in 0..3_usize, order in 0..3_u32) {
+            const MANY: u32 = 6_000;
+            let mut state = seed;
+            let mut next = move || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state >> 33
+            };
+            let mut set = RangeSet::default();
+            let mut model = Vec::new();
+            for number in 0..MANY {
+                // Rising, falling or anyhow; of one value, narrow or wide; few of them with one end.
+                let lower = match order {
+                    0 => u64::from(number),
+                    1 => u64::from(MANY - number),
+                    _ => next() % 10_000,
+                };
+                let length = [0, next() % 8, next() % 3_000][width];
+                let sides = if next() % 50 == 0 { (next() % 2) as u32 } else { 2 };
+                let range = listed(number, lower, lower + length, sides);
+                set.insert(&range);
+                model.push(range);
             }
+            let keys: Vec<u64> = (0..40).map(|_| next() % 12_000).collect();
+            check(&set, &model, keys.iter().copied());
+            while model.len() > 10 {
+                let at = match order {
+                    0 => model.len() - 1,
+                    1 => next() as usize % model.len().min(100),
+                    _ => next() as usize % model.len(),
+                };
+                set.remove(&model.swap_remove(at));
+                if model.len().is_multiple_of(1_500) {
+                    check(&set, &model, keys.iter().copied());
+                }
+            }
+            check(&set, &model, keys.iter().copied());
         }
     }
 }

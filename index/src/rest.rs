@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use predicate::{AnchorTest, Need, Order, Predicate, order_key};
+use predicate::{AnchorTest, Need, Order, Predicate};
 use smallvec::SmallVec;
 
-use crate::key::{Keyed, Payload, Seeds, keyed, kind, raw_of};
+use crate::key::{Keyed, Payload, Seeds, keyed, kind, ordered};
 use crate::machine::prefetch;
 use crate::walk::Found;
 
@@ -54,9 +54,21 @@ pub(crate) struct Quick {
 
 #[derive(Clone, Copy, Debug)]
 enum QuickCheck {
-    Equal { class: u8, payload: [u8; 16] },
-    Range { order: Order, lower: Option<u64>, upper: Option<u64> },
-    Prefix { length: u8, bytes: [u8; 15] },
+    Equal {
+        class: u8,
+        payload: [u64; 2],
+    },
+    /// With bounds that are always there, and whether they were.
+    Range {
+        order: Order,
+        has_lower: bool,
+        has_upper: bool,
+        bounds: [u64; 2],
+    },
+    Prefix {
+        length: u8,
+        bytes: [u8; 15],
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +87,15 @@ impl Quick {
             AnchorTest::Equal(value) => {
                 let (class, bytes) = value.as_bytes().split_first()?;
                 let payload = Payload::of(bytes, seeds);
-                (!payload.is_long()).then(|| QuickCheck::Equal { class: *class, payload: payload.0.to_le_bytes() })?
+                (!payload.is_long())
+                    .then(|| QuickCheck::Equal { class: *class, payload: [payload.low(), payload.high()] })?
             }
-            AnchorTest::Range { order, lower, upper } => {
-                QuickCheck::Range { order: *order, lower: *lower, upper: *upper }
-            }
+            AnchorTest::Range { order, lower, upper } => QuickCheck::Range {
+                order: *order,
+                has_lower: lower.is_some(),
+                has_upper: upper.is_some(),
+                bounds: [lower.unwrap_or(0), upper.unwrap_or(u64::MAX)],
+            },
             AnchorTest::Prefix(prefix) => {
                 let mut bytes = [0; 15];
                 bytes.get_mut(..prefix.len())?.copy_from_slice(prefix.as_bytes());
@@ -100,15 +116,13 @@ impl Quick {
                     Keyed::Nothing => return Answer::No,
                     Keyed::Canonical(_) => return Answer::Perhaps,
                 };
-                if found == *class && key.0.to_le_bytes() == *payload { Answer::Yes } else { Answer::No }
+                if found == *class && [key.low(), key.high()] == *payload { Answer::Yes } else { Answer::No }
             }
-            QuickCheck::Range { order, lower, upper } => {
-                let mut room = Vec::new();
-                let Some((found, key)) = raw_of(kind, value, &mut room).and_then(order_key) else { return Answer::No };
-                let outside = lower.is_some_and(|lower| key < lower) || upper.is_some_and(|upper| key > upper);
-                if found != *order || outside {
+            QuickCheck::Range { order, has_lower, has_upper, bounds: [lower, upper] } => {
+                let Some((found, key)) = ordered(kind, value) else { return Answer::No };
+                if found != *order || key < *lower || key > *upper {
                     Answer::No
-                } else if *lower == Some(key) || *upper == Some(key) {
+                } else if *has_lower && *lower == key || *has_upper && *upper == key {
                     Answer::Perhaps
                 } else {
                     Answer::Yes

@@ -3,25 +3,21 @@
 //! Invariant: what is found is what [`predicate::field`] finds, name by name. A walk that isn't sure of that (a broken document, or one
 //! of the few types without a simple form) says so, and everything is looked up by `field` then.
 
-use bson::RawDocument;
+use bson::{RawBsonRef, RawDocument};
 
 use crate::key::kind;
-use crate::paths::{ID, NO_NODE, Paths, ROOT, place};
-use crate::places::Masks;
+use crate::paths::{ID, IN_TAIL, IN_WORD, NO_NODE, Paths, ROOT};
+use crate::places::{Asks, Partition, Use};
 
 /// A value of a node: its type, and where its bytes are.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
     pub(crate) node: u32,
+    pub(crate) start: u32,
+    pub(crate) length: u32,
     pub(crate) kind: u8,
     /// In the bytes beside the document, because it doesn't stand in it as it is.
     pub(crate) beside: bool,
-    pub(crate) start: u32,
-    pub(crate) length: u32,
-    /// The probes that were made of it, from the first to before the second.
-    pub(crate) probes: (u32, u32),
-    /// The same of what was reached without a probe.
-    pub(crate) reached: (u32, u32),
 }
 
 impl Found {
@@ -32,83 +28,114 @@ impl Found {
     }
 }
 
-/// Finds what `masks` ask for. False where it isn't sure; what it has found until then doesn't count.
-pub(crate) fn walk(paths: &mut Paths, masks: &Masks, document: &[u8], founds: &mut Vec<Found>) -> bool {
-    let stamp = paths.begin();
-    let mut walk = Walk { paths, masks, bytes: document, stamp, founds };
-    walk.document(0, document.len(), ROOT).is_some()
-}
-
-struct Walk<'w> {
-    paths: &'w mut Paths,
-    masks: &'w Masks,
-    bytes: &'w [u8],
-    stamp: u32,
-    founds: &'w mut Vec<Found>,
+/// A walk over one image.
+pub(crate) struct Walk<'w> {
+    pub(crate) paths: &'w mut Paths,
+    pub(crate) place: &'w Partition,
+    pub(crate) document: &'w [u8],
+    pub(crate) founds: &'w mut Vec<Found>,
 }
 
 impl Walk<'_> {
-    /// The document from `start` to before `end`. Nests no deeper than the paths that are asked for.
-    fn document(&mut self, start: usize, end: usize, parent: u32) -> Option<()> {
+    /// Finds what the partition asks for. False where it isn't sure; what it has found until then doesn't count.
+    pub(crate) fn document(&mut self) -> bool {
+        let stamp = self.paths.begin();
+        self.fields(0, self.document.len(), ROOT, stamp).is_some()
+    }
+
+    /// The document from `start` to before `end`, which are five bytes at least. Nests no deeper than the paths that are asked for.
+    fn fields(&mut self, start: usize, end: usize, parent: u32, stamp: u32) -> Option<()> {
         // Four bytes of length, elements, and a NUL.
-        let (zero, inside) = self.bytes.get(start..end)?.split_last()?;
-        let mut rest = inside.get(4..)?;
-        if *zero != 0 {
+        let bytes = self.document;
+        let place = self.place;
+        let last = end.checked_sub(1)?;
+        let mut at = start + 4;
+        if at > last || *bytes.get(last)? != 0 {
             return None;
         }
-        let last = end - 1;
-        let (any, values) = (self.masks.any, self.masks.values);
         let mut guess = self.paths.hot()[parent as usize].child;
         let mut previous = NO_NODE;
-        while let Some((&kind, named)) = rest.split_first() {
-            let (word, length) = name_of(named)?;
-            let value = named.get(length + 1..)?;
-            let size = size_of_value(kind, value)?;
-            let at = last - value.len();
-            rest = value.get(size..)?;
-            let hot = self.paths.hot();
-            let mut node = guess;
-            let guessed = hot.get(node as usize).is_some_and(|hot| hot.is(word, place(parent, length)));
-            if !guessed || length > 8 {
-                if !guessed && !self.paths.may_have(parent, word) {
-                    continue;
+        while at < last {
+            let (kind, named) = bytes[at..].split_first()?;
+            let value;
+            let known = match (self.paths.hot().get_mut(guess as usize), named.first_chunk()) {
+                (Some(known), Some(word))
+                    if known.begins(parent, u64::from_le_bytes(*word))
+                        && (known.length < IN_WORD || known.length < IN_TAIL && known.ends(named)) =>
+                {
+                    value = at + 2 + known.length as usize;
+                    known
                 }
-                let Some(found) = self.find(parent, word, &named[..length], guess, previous) else { continue };
-                node = found;
-            }
-            previous = node;
-            let hot = &mut self.paths.hot()[node as usize];
-            guess = hot.next;
-            let bit = 1 << (node % 64);
-            if any & bit == 0 || hot.stamp == self.stamp {
+                _ => {
+                    let (node, begins) = self.name(at + 1, last, parent, guess, previous)?;
+                    if node == NO_NODE {
+                        at = end_of_value(*kind, bytes, begins, last)?;
+                        continue;
+                    }
+                    (guess, value) = (node, begins);
+                    &mut self.paths.hot()[node as usize]
+                }
+            };
+            let node = guess;
+            (previous, guess) = (node, known.next);
+            let end = end_of_value(*kind, bytes, value, last)?;
+            at = end;
+            let asks = place.asked.of(node);
+            if asks == Asks::NONE || known.stamp == stamp {
                 continue;
             }
-            hot.stamp = self.stamp;
-            if values & bit != 0 {
-                let (start, length) = (at as u32, size as u32);
-                self.founds.push(Found { node, kind, beside: false, start, length, ..Found::default() });
-            }
-            if kind == kind::DOCUMENT && self.masks.inner & bit != 0 {
-                self.document(at, at + size, node)?;
+            known.stamp = stamp;
+            let (start, length) = (value as u32, (end - value) as u32);
+            self.founds.push(Found { node, start, length, kind: *kind, beside: false });
+            if *kind == kind::DOCUMENT && asks.any(Asks::of(Use::Inner)) {
+                self.fields(value, end, node, stamp)?;
             }
         }
         Some(())
     }
 
-    /// The node of a name, where the guess was wrong or isn't enough. Apart, so that it takes no registers from the walk.
+    /// The node of the name that begins here, or [`NO_NODE`], and where its value begins: where the guess was wrong or isn't enough. Apart,
+    /// so that it takes no registers from the walk.
     #[inline(never)]
-    fn find(&mut self, parent: u32, word: u64, name: &[u8], guess: u32, previous: u32) -> Option<u32> {
+    fn name(&mut self, at: usize, last: usize, parent: u32, guess: u32, previous: u32) -> Option<(u32, usize)> {
+        let named = self.document.get(at..last)?;
+        let (word, length) = name_of(named)?;
+        let value = at + length + 1;
+        let name = &named[..length];
         if guess != NO_NODE && self.paths.is(guess, parent, word, name) {
-            return Some(guess);
+            return Some((guess, value));
         }
-        let node = self.paths.child(parent, word, name)?;
+        if !self.paths.may_have(parent, word) {
+            return Some((NO_NODE, value));
+        }
+        let Some(node) = self.paths.child(parent, word, name) else { return Some((NO_NODE, value)) };
         // Documents of a collection mostly have their fields in one order.
         match previous {
             NO_NODE => self.paths.hot()[parent as usize].child = node,
             previous => self.paths.hot()[previous as usize].next = node,
         }
-        Some(node)
+        Some((node, value))
     }
+
+    /// Finds the same by `field`, name by name.
+    pub(crate) fn look_up(&mut self, document: &RawDocument, beside: &mut Vec<u8>) {
+        for node in self.place.nodes().filter(|node| *node != ID) {
+            let names = self.paths.names(node);
+            let Some((last, parents)) = names.split_last() else { continue };
+            let parent = parents.iter().try_fold(document, |at, name| predicate::field(at, name)?.as_document());
+            let value = parent.and_then(|parent| predicate::field(parent, last));
+            self.founds.extend(value.and_then(|value| found_beside(node, value, beside)));
+        }
+    }
+}
+
+/// Notes a value that does not stand in the document as it is.
+pub(crate) fn found_beside(node: u32, value: RawBsonRef<'_>, beside: &mut Vec<u8>) -> Option<Found> {
+    let stored = predicate::stored_id(value);
+    let (kind, value) = stored.split_first()?;
+    let start = u32::try_from(beside.len()).ok()?;
+    beside.extend_from_slice(value);
+    Some(Found { node, start, length: u32::try_from(value.len()).ok()?, kind: *kind, beside: true })
 }
 
 /// The first eight bytes of the name that this begins with, and its length. None where it doesn't end, or is no text.
@@ -202,21 +229,26 @@ const SIZES: [i8; 256] = {
     sizes
 };
 
-/// Bytes of the value that `rest` begins with. None where it is broken, or of a type that is better left to others. The value may
-/// still be longer than `rest` where its size is fixed.
+/// Where the value that begins here ends. None where it is broken, doesn't end before `last`, or is of a type that is better left to
+/// others.
 #[inline]
-fn size_of_value(kind: u8, rest: &[u8]) -> Option<usize> {
+fn end_of_value(kind: u8, bytes: &[u8], value: usize, last: usize) -> Option<usize> {
     let fixed = SIZES[kind as usize];
     if fixed >= 0 {
-        return Some(fixed as usize);
+        let end = value + fixed as usize;
+        return (end <= last).then_some(end);
     }
-    let length = usize::try_from(i32::from_le_bytes(*rest.first_chunk()?)).ok()?;
-    let ends_with_nul = |size: usize| (rest.get(size - 1) == Some(&0)).then_some(size);
+    let length = bytes.get(value..)?.first_chunk()?;
+    let length = usize::try_from(i32::from_le_bytes(*length)).ok()?;
+    let ends_with_nul = |end: usize| (end <= last && bytes.get(end - 1) == Some(&0)).then_some(end);
     match fixed {
-        STRING if length > 0 => ends_with_nul(length + 4),
-        NESTED if length >= 5 => ends_with_nul(length),
+        STRING if length > 0 => ends_with_nul(value + 4 + length),
+        NESTED if length >= 5 => ends_with_nul(value + length),
         // The old form of a binary says its length twice.
-        BINARY if rest.get(4) != Some(&2) => Some(length + 5),
+        BINARY if bytes[..last].get(value + 4).is_some_and(|subtype| *subtype != 2) => {
+            let end = value + 5 + length;
+            (end <= last).then_some(end)
+        }
         _ => None,
     }
 }
@@ -229,12 +261,12 @@ pub(crate) fn elements(array: &[u8], mut each: impl FnMut(u8, usize, usize)) -> 
         let kind = array[at];
         let Some((_, length)) = array.get(at + 1..last).and_then(name_of) else { return false };
         let value = at + length + 2;
-        let Some(size) = array.get(value..last).and_then(|rest| size_of_value(kind, rest)) else { return false };
-        at = value + size;
-        if at > last || !is_well_formed(kind, &array[value..at]) {
+        let Some(end) = end_of_value(kind, array, value, last) else { return false };
+        if !is_well_formed(kind, &array[value..end]) {
             return false;
         }
-        each(kind, value, at);
+        each(kind, value, end);
+        at = end;
     }
     true
 }
@@ -245,31 +277,5 @@ fn is_well_formed(kind: u8, value: &[u8]) -> bool {
         0x02 | 0x0D | 0x0E => std::str::from_utf8(&value[4..value.len() - 1]).is_ok(),
         0x08 => value[0] <= 1,
         _ => true,
-    }
-}
-
-/// Notes a value that does not stand in the document as it is.
-pub(crate) fn found_beside(node: u32, stored: &[u8], beside: &mut Vec<u8>) -> Option<Found> {
-    let (kind, value) = stored.split_first()?;
-    let start = u32::try_from(beside.len()).ok()?;
-    beside.extend_from_slice(value);
-    let length = u32::try_from(value.len()).ok()?;
-    Some(Found { node, kind: *kind, beside: true, start, length, ..Found::default() })
-}
-
-/// The same by `field`, name by name, for these nodes.
-pub(crate) fn look_up(
-    paths: &Paths,
-    nodes: impl Iterator<Item = u32>,
-    document: &RawDocument,
-    founds: &mut Vec<Found>,
-    beside: &mut Vec<u8>,
-) {
-    for node in nodes.filter(|node| *node != ID) {
-        let names = paths.names(node);
-        let Some((last, parents)) = names.split_last() else { continue };
-        let parent = parents.iter().try_fold(document, |at, name| predicate::field(at, name)?.as_document());
-        let value = parent.and_then(|parent| predicate::field(parent, last));
-        founds.extend(value.and_then(|value| found_beside(node, &predicate::stored_id(value), beside)));
     }
 }

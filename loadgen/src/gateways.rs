@@ -38,6 +38,8 @@ pub struct Received {
     pub checker: Checker,
     /// Items other than changes that break continuity.
     pub breaks: Vec<String>,
+    /// Times that a subscription was too far behind for the shard's log, and was read for again.
+    pub catch_ups: u64,
     pub count: u64,
     pub last_at: Option<Instant>,
 }
@@ -116,8 +118,14 @@ async fn receive(
         builder = builder.subscription(plan.to_sdk(number));
     }
     let mut gateway = builder.connect().await.map_err(|error| format!("gateway-{index} can't connect: {error}"))?;
-    let mut received =
-        Received { latency: Latency::new(), checker: Checker::new(plan), breaks: Vec::new(), count: 0, last_at: None };
+    let mut received = Received {
+        latency: Latency::new(),
+        checker: Checker::new(plan),
+        breaks: Vec::new(),
+        catch_ups: 0,
+        count: 0,
+        last_at: None,
+    };
     let mut recent = Latency::new();
     let mut handed_over = Instant::now();
     let mut now = Instant::now();
@@ -171,6 +179,9 @@ async fn receive(
                 }
             }
             AppEvent::Live { .. } => _ = common.live.fetch_add(1, Relaxed),
+            // A Gateway that is behind gets all the same, later.
+            AppEvent::CatchingUp { .. } => received.catch_ups += 1,
+            AppEvent::CaughtUp { .. } => {}
             other => received.breaks.push(format!("gateway-{index}: {other:?}")),
         }
         if let Some(pause) = slow {

@@ -157,7 +157,10 @@ fn plot(page: &mut String, title: &str, unit: &str, lines: &[Line<'_>], axis: Ax
         );
     }
     let ticks: Vec<(f64, String)> = match axis {
-        Axis::Seconds => (0..=6).map(|step| x_max * f64::from(step) / 6.0).map(|x| (x, format!("{x:.0} s"))).collect(),
+        Axis::Seconds => {
+            let decimals = usize::from(x_max < 12.0);
+            (0..=6).map(|step| x_max * f64::from(step) / 6.0).map(|x| (x, format!("{x:.decimals$} s"))).collect()
+        }
         Axis::Nines => [(0.0, "0"), (1.0, "90"), (2.0, "99"), (3.0, "99.9"), (4.0, "99.99"), (5.0, "99.999")]
             .into_iter()
             .filter(|(x, _)| *x <= x_max)

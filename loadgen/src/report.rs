@@ -65,6 +65,8 @@ pub struct Report {
     pub ring_waits: Vec<u64>,
     pub ready_ms: u64,
     pub registered_ms: u64,
+    /// Times that a subscription was too far behind for a shard's log, and was read for again.
+    pub catch_ups: u64,
     pub by_gateway: Vec<u64>,
     pub by_shard: Vec<u64>,
     pub moments: Vec<Moment>,
@@ -139,6 +141,7 @@ impl Report {
             ready_ms: 0,
             registered_ms: 0,
             by_shard: stats.iter().map(|stats| stats.shard.events).collect(),
+            catch_ups: received.iter().map(|received| received.catch_ups).sum(),
             by_gateway,
             moments,
             faults: breaks.cloned().collect(),
@@ -184,6 +187,9 @@ impl fmt::Display for Report {
             "", self.p50_us, self.p99_us, self.p999_us, self.max_us
         )?;
         writeln!(f, "               {:>12}   from {}", "", self.latency_from)?;
+        if self.catch_ups > 0 {
+            writeln!(f, "catch-ups      {:>12}   of subscriptions that were too far behind", self.catch_ups)?;
+        }
         if self.behind {
             writeln!(f, "               {:>12}   the source was behind: this rate is more than can be had here", "")?;
         }

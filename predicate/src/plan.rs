@@ -72,7 +72,7 @@ pub enum Order {
 
 /// A number that keeps the order of values: of two that [`crate::compare`] as less, the first has a key that is no greater. So of two
 /// values of one order, the one with the greater key is the greater one. None exactly for what has no order: other types, and NaN.
-#[inline]
+#[inline(always)]
 pub fn order_key(raw: RawBsonRef<'_>) -> Option<(Order, u64)> {
     Some(match raw {
         RawBsonRef::Int32(value) => (Order::Number, double_key(value.into())?),

@@ -84,6 +84,13 @@ impl Value {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The string that the value is, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        // A string's canonical form is a tag and its bytes; making the value again proves that it was one.
+        let text = std::str::from_utf8(self.0.get(1..)?).ok()?;
+        (Value::of(RawBsonRef::String(text))? == *self).then_some(text)
+    }
 }
 
 /// Appends what [`Value::as_bytes`] of this value would be, without making a `Value`. Returns false, with nothing appended, where

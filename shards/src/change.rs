@@ -67,9 +67,10 @@ pub enum CatchUp {
 /// Why a pass ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CatchUpFailure {
-    /// The source no longer has what comes next, and never will: whoever the pass served has to read its state anew.
-    HistoryLost,
-    /// The distance to the live stream did not halve within the configured time: the same.
+    /// The source no longer has what comes next, and never will: whoever the pass served and stands at or below `upto` has to read its
+    /// state anew. Whoever it served and stands above waits for the next pass.
+    HistoryLost { upto: Position },
+    /// The distance to the live stream did not halve within the configured time: whoever the pass served has to read its state anew.
     TooSlow,
     /// The cursor broke, or nobody needed the pass any more: whoever it served waits for the next one, from where it was.
     Interrupted,

@@ -46,8 +46,11 @@ pub struct ShardConfig {
     pub log_bytes_max: usize,
     /// Entries of the delivery log. Default 262,144.
     pub log_events_max: usize,
-    /// Bytes that may wait for one Gateway or be sent to it without being done. Default 64 MiB.
+    /// Bytes that may wait for one Gateway or be sent to it without being done. Beyond that, its subscriptions fall behind and catch up
+    /// from the source's history, once it is down to half of it. Default 64 MiB.
     pub outbox_bytes_max: usize,
+    /// The same in log entries. Default 131,072.
+    pub outbox_events_max: usize,
     /// Default 1,000 ms.
     pub heartbeat_ms: u64,
     /// Positions that advanced on an idle stream are told after this long. Default 200 ms.
@@ -95,6 +98,7 @@ impl ShardConfig {
             log_bytes_max: 256 * 1024 * 1024,
             log_events_max: 262_144,
             outbox_bytes_max: 64 * 1024 * 1024,
+            outbox_events_max: 131_072,
             heartbeat_ms: 1_000,
             quiet_ms: 200,
             received_deadline_ms: 30_000,
@@ -111,6 +115,11 @@ impl ShardConfig {
         }
     }
 
+    /// How much a session may hold.
+    pub(crate) fn outbox(&self) -> OutboxLimits {
+        OutboxLimits { bytes_max: self.outbox_bytes_max, events_max: self.outbox_events_max }
+    }
+
     /// Whether this backend promises before-images.
     pub(crate) fn promises_before_images(&self, backend: BackendId) -> bool {
         self.backends.iter().any(|known| known.id == backend && known.before_images)
@@ -120,6 +129,13 @@ impl ShardConfig {
     pub(crate) fn promises_leaves(&self) -> bool {
         !self.backends.is_empty() && self.backends.iter().all(|backend| backend.before_images)
     }
+}
+
+/// What may wait in a session or be sent by it without being done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutboxLimits {
+    pub(crate) bytes_max: usize,
+    pub(crate) events_max: usize,
 }
 
 /// Longest tenant and collection, in bytes.
@@ -135,5 +151,7 @@ pub(crate) const CLOSED_WAITING_MAX: usize = 4_096;
 pub(crate) const ITEMS_ASKED_MAX: usize = 256;
 /// Subscriptions that are bound together, by one walk over their Gateway's log entries.
 pub(crate) const BATCH_MAX: usize = 1_024;
+/// Subscriptions that one message names as catching up, or as caught up.
+pub(crate) const HANDLES_PER_FRAME_MAX: usize = 65_536;
 /// Entries of one `Events` message.
 pub(crate) const EVENTS_PER_FRAME_MAX: usize = 100;

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use wire::SubscriptionKey;
 
 use crate::session::Session;
-use crate::subscription::{GatewayId, Members};
+use crate::subscription::{GatewayId, Lost, Members};
 
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -26,6 +26,8 @@ pub(crate) struct Gateway {
     pub(crate) session: Option<Session>,
     /// When its last session ended, in the shard's own time.
     pub(crate) session_ended_at: u64,
+    /// The [`Session::base`] of its last session that has ended, and what was done of it.
+    pub(crate) ended: (u32, u64),
     /// How often the control side is being asked about a subscription, or has answered and the answer waits for its turn.
     pub(crate) asking: BTreeMap<SubscriptionKey, u32>,
     /// Subscriptions that have ended, but count for the control side because it is being asked about them again.
@@ -49,6 +51,15 @@ pub(crate) struct Gateways {
     free: Vec<GatewayId>,
 }
 
+impl Gateway {
+    /// Whether what could have been lost has been done with since.
+    pub(crate) fn is_done(&self, lost: &Lost) -> bool {
+        let Some(seq) = lost.seq else { return false };
+        let of_session = self.session.as_ref().map(|session| (session.base(), session.done()));
+        of_session.into_iter().chain([self.ended]).any(|(base, done)| base == lost.session && done >= seq)
+    }
+}
+
 impl Gateways {
     /// The Gateway of this name; a new one if there is none.
     pub(crate) fn open(&mut self, name: &str) -> GatewayId {
@@ -64,6 +75,7 @@ impl Gateways {
             cleared: 0,
             session: None,
             session_ended_at: 0,
+            ended: (0, 0),
             asking: BTreeMap::new(),
             unreleased: BTreeSet::new(),
             last_mark: 0,

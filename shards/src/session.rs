@@ -9,16 +9,18 @@
 //! - Requests are examined in their order, and each before it is acted upon.
 //! - While something waits, the driver knows: `ready_told` is set whenever `queue` isn't empty.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use wire::{
-    Ack, Bound, CloseReason, ErrorCode, Handle, Positions, RequestId, ResyncReason, SubscribeItem, SubscribeResult,
-    SubscriptionKey,
+    Ack, BackendId, Bound, CloseReason, ErrorCode, Handle, Position, Positions, RequestId, ResyncReason, SubscribeItem,
+    SubscribeResult, SubscriptionKey,
 };
 
+use crate::config::OutboxLimits;
 use crate::outbox::Places;
-use crate::subscription::{SubId, Subscription};
+use crate::subscription::{PassKey, SubId, Subscription};
 use crate::{Admission, ConnectionId, Refusal};
 
 #[derive(Debug)]
@@ -31,6 +33,15 @@ pub(crate) struct Session {
     pub(crate) queue: VecDeque<Item>,
     pub(crate) ready_told: bool,
     pub(crate) waiting_bytes: usize,
+    /// Live items in the queue.
+    pub(crate) waiting_events: usize,
+    /// Replays in the queue.
+    pub(crate) waiting_replays: usize,
+    /// Log entries before this number don't wait as live items any more, or never did.
+    pub(crate) next_live: u64,
+    /// It has held more than it may, and has not come down to half of that since. What is for it is not put into its queue; who it is
+    /// for falls behind.
+    pub(crate) full: bool,
     /// `Closed` in the queue. Each has its `Bound` before it, so that this bounds what subscribing and ending can pile up.
     pub(crate) closed_waiting: usize,
     pub(crate) in_flight: VecDeque<InFlight>,
@@ -55,6 +66,20 @@ pub(crate) struct Session {
     pub(crate) answered: u64,
     /// Subscriptions that are about to be bound.
     pub(crate) batch: Batch,
+    /// Those of its subscriptions that are behind, by backend.
+    pub(crate) waits: SmallVec<[Waits; 1]>,
+}
+
+/// Subscriptions of a session that are behind for a backend, in the order of their places.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    pub(crate) backend: BackendId,
+    /// They wait for a pass to begin.
+    pub(crate) waiting: BTreeSet<(PassKey, SubId)>,
+    /// The running pass serves them.
+    pub(crate) served: BTreeSet<(PassKey, SubId)>,
+    /// What the shard was told of the first one that waits.
+    pub(crate) wanted: Option<PassKey>,
 }
 
 /// Tells a session's handles.
@@ -135,6 +160,14 @@ pub(crate) enum Item {
         number: u64,
         start: u32,
         subs: Box<[SubId]>,
+        position: Box<Position>,
+    },
+    /// From here on what it lacks comes from the history.
+    CatchingUp(SubId),
+    /// From here on it has what the live stream brings. What it was brought by passes stands in the log before `upto`.
+    CaughtUp {
+        sub: SubId,
+        upto: u64,
     },
     Resync {
         sub: SubId,
@@ -163,6 +196,8 @@ pub(crate) struct InFlight {
 pub(crate) enum Sent {
     /// A log entry, and its targets that were sent under this `seq`.
     Entry { number: u64, targets: Places },
+    /// The same of one that a pass brought.
+    OfPass { number: u64, targets: Places },
     /// What it stands for was settled when it was decided. Until it is done, it must be told again in a next session.
     Resync { sub: SubId, reason: ResyncReason },
 }
@@ -239,8 +274,8 @@ pub(crate) enum BadAck {
 }
 
 impl Session {
-    /// `last_mark` is the last number that the Gateway's sessions before it gave.
-    pub(crate) fn new(connection: ConnectionId, can_verify: bool, time: u64, last_mark: u32) -> Self {
+    /// `last_mark` is the last number that the Gateway's sessions before it gave, `next` the number of the next log entry.
+    pub(crate) fn new(connection: ConnectionId, can_verify: bool, time: u64, last_mark: u32, next: u64) -> Self {
         let base = last_mark.saturating_add(1);
         Self {
             connection,
@@ -249,6 +284,10 @@ impl Session {
             queue: VecDeque::new(),
             ready_told: false,
             waiting_bytes: 0,
+            waiting_events: 0,
+            waiting_replays: 0,
+            next_live: next,
+            full: false,
             closed_waiting: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -265,6 +304,7 @@ impl Session {
             examined: 0,
             answered: 0,
             batch: Batch::default(),
+            waits: SmallVec::new(),
         }
     }
 
@@ -298,6 +338,10 @@ impl Session {
         sub.mark() >= self.base
     }
 
+    pub(crate) fn done(&self) -> u64 {
+        self.done
+    }
+
     pub(crate) fn last_mark(&self) -> u32 {
         self.last_mark
     }
@@ -313,8 +357,13 @@ impl Session {
 
     /// Puts something at the end of the delivery stream. Gives whether the driver is to be told that something waits.
     pub(crate) fn enqueue(&mut self, item: Item) -> bool {
-        if let Item::Live { bytes, .. } = &item {
-            self.waiting_bytes += bytes;
+        match &item {
+            Item::Live { bytes, .. } => {
+                self.waiting_bytes += bytes;
+                self.waiting_events += 1;
+            }
+            Item::Replay { .. } => self.waiting_replays += 1,
+            _ => {}
         }
         self.queue.push_back(item);
         !std::mem::replace(&mut self.ready_told, true)
@@ -362,17 +411,57 @@ impl Session {
         }
     }
 
-    pub(crate) fn outbox_bytes(&self) -> usize {
-        self.waiting_bytes + self.in_flight_bytes
+    /// Whether it holds more than one part in `share` of what it may.
+    pub(crate) fn holds_more_than(&self, limits: OutboxLimits, share: usize) -> bool {
+        self.waiting_bytes + self.in_flight_bytes > limits.bytes_max / share
+            || self.waiting_events + self.in_flight.len() > limits.events_max / share
+    }
+
+    /// Whether who is behind in it may be read for.
+    pub(crate) fn is_open(&self, limits: OutboxLimits) -> bool {
+        !self.full && !self.holds_more_than(limits, LOW_SHARE)
+    }
+
+    /// The `seq` up to which all has been sent that it was to be sent of the log's past. None while some of that waits.
+    pub(crate) fn replayed_upto(&self) -> Option<u64> {
+        (self.waiting_replays == 0).then_some(self.last_seq)
+    }
+
+    /// Whether a log entry may wait as a live item.
+    pub(crate) fn may_wait(&self, number: u64) -> bool {
+        number >= self.next_live
+    }
+
+    /// Whether one of its lists holds this one.
+    pub(crate) fn lists(&self, backend: BackendId, sub: (PassKey, SubId)) -> bool {
+        let of_backend = self.waits.iter().find(|waits| waits.backend == backend);
+        of_backend.is_some_and(|waits| waits.waiting.contains(&sub) || waits.served.contains(&sub))
+    }
+
+    pub(crate) fn waits_for(&mut self, backend: BackendId) -> &mut Waits {
+        let at = self.waits.iter().position(|waits| waits.backend == backend).unwrap_or_else(|| {
+            self.waits.push(Waits { backend, waiting: BTreeSet::new(), served: BTreeSet::new(), wanted: None });
+            self.waits.len() - 1
+        });
+        &mut self.waits[at]
     }
 
     pub(crate) fn check_invariants(&self) {
         assert!(self.done <= self.received, "done {} above received {}", self.done, self.received);
         assert!(self.received <= self.last_seq, "received {} above sent {}", self.received, self.last_seq);
         assert!(self.queue.is_empty() || self.ready_told, "something waits and the driver was not told");
-        let waiting: usize =
-            self.queue.iter().map(|item| if let Item::Live { bytes, .. } = item { *bytes } else { 0 }).sum();
-        assert_eq!(waiting, self.waiting_bytes, "waiting bytes");
+        let live = || {
+            self.queue.iter().filter_map(|item| match item {
+                Item::Live { number, bytes, .. } => Some((*number, *bytes)),
+                _ => None,
+            })
+        };
+        assert_eq!(live().map(|(_, bytes)| bytes).sum::<usize>(), self.waiting_bytes, "waiting bytes");
+        assert_eq!(live().count(), self.waiting_events, "entries that wait");
+        let replays = self.queue.iter().filter(|item| matches!(item, Item::Replay { .. })).count();
+        assert_eq!(replays, self.waiting_replays, "replays that wait");
+        assert!(live().all(|(number, _)| self.may_wait(number)), "an entry waits that is said not to");
+        assert!(live().is_sorted_by(|a, b| a.0 < b.0), "entries wait out of order");
         let closed = self.queue.iter().filter(|item| matches!(item, Item::Closed { .. })).count();
         assert_eq!(closed, self.closed_waiting, "endings that wait");
         assert_eq!(
@@ -387,3 +476,6 @@ impl Session {
         );
     }
 }
+
+/// A session whose outbox holds at most one part in this many of what it may is read for again.
+pub(crate) const LOW_SHARE: usize = 2;

@@ -12,6 +12,7 @@
 //!   entries that come later are queued behind them.
 //! - `time` is the time that was given less that for which the shard was stopped; all deadlines are in it.
 
+mod behind;
 mod binding;
 mod commands;
 mod delivery;
@@ -36,6 +37,7 @@ use crate::filter::Filter;
 use crate::gateway::Gateways;
 use crate::index::Index;
 use crate::outbox::{Log, LogLimits, Marks};
+use crate::passes::Passes;
 use crate::session::Item;
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
 use crate::subscription::{GatewayId, Pending, SubId, Subscriptions};
@@ -53,14 +55,13 @@ pub struct Shard {
     pending: Pending,
     log: Log,
     marks: Marks,
+    passes: Passes,
     gateways: Gateways,
     connections: HashMap<ConnectionId, GatewayId>,
     tickets: HashMap<Ticket, Asking>,
     last_ticket: u64,
     expired: Expired,
     sync: SyncState,
-    /// Who was the first to name what of `sync.lowest_wanted`.
-    wanted_by: Vec<Arc<str>>,
     stats: ShardStats,
     rows: Rows,
     /// What inputs may still use up before the next slice.
@@ -98,13 +99,13 @@ impl Shard {
             pending: Pending::default(),
             log: Log::new(limits),
             marks: Marks::default(),
+            passes: Passes::default(),
             gateways: Gateways::default(),
             connections: HashMap::new(),
             tickets: HashMap::new(),
             last_ticket: 0,
             expired: Expired::new(config.expired_remembered_max, config.hash_seed),
             sync: SyncState::default(),
-            wanted_by: Vec::new(),
             stats: ShardStats::default(),
             rows: Rows::default(),
             credit: Units::new(config.slice_units),
@@ -217,14 +218,18 @@ impl Shard {
                 let unsettled = entry.targets[slice.range()].iter().filter(|target| !target.settled());
                 for target in unsettled {
                     assert!(number >= gateway.cleared, "entry {number} is owed below what is cleared");
-                    let waits = self.subs.get(target.sub).is_some() && !self.subs.is_skipped(target.sub, number);
+                    let waits = self.subs.get(target.sub).is_some()
+                        && !self.subs.is_skipped(target.sub, number, &entry.position);
                     assert!(waits || gateway.forgiving.is_some(), "entry {number} is owed to nobody, for good");
                     *owed.entry(target.sub).or_default() += 1;
                 }
             }
         }
         let mut waiting = 0;
+        let mut behind = 0;
         for (id, sub) in self.subs.iter() {
+            behind += u64::from(self.subs.is_behind(id));
+            self.check_behind(id);
             assert_eq!(owed.remove(&id).unwrap_or(0), sub.owed, "owed to {id:?}");
             assert!(self.gateways.get(self.subs.gateway_of(sub)).is_some(), "{id:?} is of no known Gateway");
             waiting += usize::from(!sub.is_live());
@@ -232,6 +237,10 @@ impl Shard {
             assert!(number.is_none_or(|number| self.pending.is(number, id)), "{id:?} waits somewhere else");
         }
         assert_eq!(waiting, self.pending.len(), "those that aren't live, and those that wait");
+        assert_eq!(behind, self.stats.subscriptions_behind, "those that are behind");
+        let waits = || self.gateways.iter().filter_map(|(_, gateway)| gateway.session.as_ref()).flat_map(|s| &s.waits);
+        let served = |backend| waits().filter(|waits| waits.backend == backend).map(|w| w.served.len() as u64).sum();
+        self.passes.check_invariants(served, waits().filter(|waits| waits.wanted.is_some()).count());
         let mut sessions = 0;
         for (id, gateway) in self.gateways.iter() {
             let mut count = 0;
@@ -253,6 +262,12 @@ impl Shard {
             }
             if let Some(session) = &gateway.session {
                 session.check_invariants();
+                for waits in &session.waits {
+                    for (key, sub) in waits.waiting.iter().chain(&waits.served) {
+                        let behind = self.subs.behind(*sub, waits.backend).expect("who is listed is behind");
+                        assert_eq!(behind.key, *key, "{sub:?} stands elsewhere");
+                    }
+                }
                 assert_eq!(self.connections.get(&session.connection), Some(&id), "a session without its connection");
                 sessions += 1;
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wire::{Position, ResyncReason};
+use wire::ResyncReason;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardStats {
@@ -39,6 +39,7 @@ pub struct ShardStats {
     pub evictions_unsettled: u64,
     /// Times that more waited for a Gateway than its outbox may hold.
     pub outbox_overruns: u64,
+    pub catch_ups: CatchUpCounts,
     pub sessions_opened: u64,
     pub sessions_superseded: u64,
     pub sessions_past_received_deadline: u64,
@@ -68,6 +69,10 @@ pub struct ShardStats {
     pub gateways: u64,
     pub subscriptions: u64,
     pub subscriptions_pending: u64,
+    /// Now: subscriptions that are behind: what they lack is to be read from the source's history.
+    pub subscriptions_behind: u64,
+    /// Now: sessions that hold more than their outbox may, and have not come down to half of it since.
+    pub outboxes_full: u64,
     /// Now: entries and bytes of the log, and entries that somebody is owed.
     pub log_events: u64,
     pub log_bytes: u64,
@@ -84,23 +89,74 @@ pub struct ShardStats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResyncCounts {
     pub lineage_changed: u64,
-    pub position_too_old: u64,
-    pub outbox_overrun: u64,
+    pub history_lost: u64,
+    pub too_slow: u64,
     pub preimage_missing: u64,
+}
+
+/// What became of subscriptions that the log could not give what they lacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatchUpCounts {
+    /// Subscriptions that fell behind, by the cause: their Gateway presented a position from before what the log holds, or before they
+    /// were live;
+    pub presented: u64,
+    /// something that they were owed has left the log;
+    pub left_log: u64,
+    /// their Gateway's outbox was full;
+    pub outbox_full: u64,
+    /// or what was matched for an earlier session needs to be verified, which this session can't.
+    pub unverifiable: u64,
+    /// Passes that began, and changes and gaps that they brought.
+    pub passes: u64,
+    pub events: u64,
+    /// Changes and gaps of passes that are not running, or that had come already.
+    pub events_dropped: u64,
+    /// (change, subscription) pairs of passes that were put into the log.
+    pub deliveries: u64,
+    /// Subscriptions that met the live stream, in all that they were behind for.
+    pub caught_up: u64,
+    /// Times that a subscription was left behind by a pass, because its Gateway took too little.
+    pub fallen_out: u64,
+    /// Times that a subscription's pass was interrupted, and it waits for the next one.
+    pub interrupted: u64,
+}
+
+/// Why a subscription falls behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Presented,
+    LeftLog,
+    OutboxFull,
+    Unverifiable,
+}
+
+impl CatchUpCounts {
+    pub(crate) fn count(&mut self, cause: Cause) {
+        *match cause {
+            Cause::Presented => &mut self.presented,
+            Cause::LeftLog => &mut self.left_log,
+            Cause::OutboxFull => &mut self.outbox_full,
+            Cause::Unverifiable => &mut self.unverifiable,
+        } += 1;
+    }
+
+    pub fn begun(&self) -> u64 {
+        self.presented + self.left_log + self.outbox_full + self.unverifiable
+    }
 }
 
 impl ResyncCounts {
     pub(crate) fn count(&mut self, reason: ResyncReason) {
         *match reason {
             ResyncReason::LineageChanged => &mut self.lineage_changed,
-            ResyncReason::PositionTooOld => &mut self.position_too_old,
-            ResyncReason::OutboxOverrun => &mut self.outbox_overrun,
+            ResyncReason::HistoryLost => &mut self.history_lost,
+            ResyncReason::TooSlow => &mut self.too_slow,
             ResyncReason::PreimageMissing => &mut self.preimage_missing,
         } += 1;
     }
 
     pub fn total(&self) -> u64 {
-        self.lineage_changed + self.position_too_old + self.outbox_overrun + self.preimage_missing
+        self.lineage_changed + self.history_lost + self.too_slow + self.preimage_missing
     }
 }
 
@@ -135,36 +191,9 @@ pub struct SyncState {
     pub synced_filter: u64,
     /// Gateways with subscriptions: those that a restarting node is to wait for.
     pub gateways: BTreeSet<Arc<str>>,
-    /// The lowest position presented for each backend and lineage before the ingest thread's first `FilterSeen`.
-    pub lowest_wanted: Vec<wire::Position>,
 }
 
 impl SyncState {
-    /// `named_by` holds which Gateway was the first to name the backend and lineage of each of `lowest_wanted`.
-    pub(crate) fn want<'a>(
-        &mut self,
-        gateway: &Arc<str>,
-        positions: impl Iterator<Item = &'a Position>,
-        named_by: &mut Vec<Arc<str>>,
-    ) {
-        for position in positions {
-            let of_one = || named_by.iter().filter(|name| *name == gateway).count();
-            let room = self.lowest_wanted.len() < LOWEST_WANTED_MAX;
-            let known =
-                self.lowest_wanted.iter_mut().find(|p| p.backend == position.backend && p.lineage == position.lineage);
-            match known {
-                Some(lowest) if position.order() < lowest.order() => *lowest = *position,
-                Some(_) => continue,
-                None if room && of_one() < LINEAGES_OF_ONE_MAX => {
-                    self.lowest_wanted.push(*position);
-                    named_by.push(gateway.clone());
-                }
-                None => continue,
-            }
-            self.version += 1;
-        }
-    }
-
     /// True for one that had no subscription.
     pub(crate) fn registered(&mut self, gateway: &Arc<str>) -> bool {
         let new = self.gateways.insert(gateway.clone());
@@ -187,9 +216,5 @@ impl SyncState {
     }
 }
 
-/// Backends and lineages that Gateways may name between them: a hostile one can't fill the memory with made-up ones.
-const LOWEST_WANTED_MAX: usize = 4_096;
-/// Of these, those that one Gateway may be the first to name: it can't keep others from being heard.
-const LINEAGES_OF_ONE_MAX: usize = 64;
 /// Gateways that are remembered to have synced.
 const SYNCED_MAX: usize = 65_536;

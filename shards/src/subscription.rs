@@ -8,6 +8,7 @@
 //! - `owed` counts the targets in the log that name the subscription and aren't settled.
 //! - A subscription is in the look-up table and in its Gateway's list of members as long as it is here.
 
+mod behind;
 mod id;
 mod members;
 mod pending;
@@ -22,6 +23,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 use wire::{BackendId, Lineage, Position, Positions, SubscribeItem, SubscriptionKey};
 
+pub(crate) use self::behind::{Behind, Lost, PassKey, earlier, just_before, later};
 use self::id::{Fingerprint, Id, Sought};
 pub(crate) use self::members::Members;
 pub(crate) use self::pending::Pending;
@@ -35,6 +37,11 @@ use crate::FilterKey;
 pub(crate) struct SubId {
     pub(crate) slot: u32,
     stamp: u32,
+}
+
+impl SubId {
+    /// The first one in their order.
+    pub(crate) const FIRST: Self = Self { slot: 0, stamp: 0 };
 }
 
 #[cfg(test)]
@@ -283,11 +290,6 @@ impl Subscriptions {
         self.rare(id).is_none_or(|rare| !rare.floor.covers(position))
     }
 
-    /// Whether a resync stands in the place of this log entry.
-    pub(crate) fn is_skipped(&self, id: SubId, number: u64) -> bool {
-        self.rare(id).is_some_and(|rare| number < rare.skip_before)
-    }
-
     pub(crate) fn rare(&self, id: SubId) -> Option<&Rare> {
         self.get(id).filter(|sub| sub.has(RARE))?;
         self.chunks[chunk_of(id.slot)].rare.get(&(place_of(id.slot) as u16)).map(|rare| &**rare)
@@ -394,10 +396,17 @@ impl Subscriptions {
         }
     }
 
-    /// Forgets what says nothing any more: floors that have been reached, and resyncs before anything that the log still holds.
-    /// Gives how many it looked at.
-    pub(crate) fn tidy_chunk(&mut self, chunk: usize, received: &Positions, log_first: u64) -> usize {
-        let Some(Chunk { places, rare, .. }) = self.chunks.get_mut(chunk).filter(|chunk| !chunk.rare.is_empty()) else {
+    /// Forgets what says nothing any more: floors that have been reached, what stands in the place of entries that the log no longer
+    /// holds, and what has been done with, as `is_done` says of a Gateway. Gives how many it looked at.
+    pub(crate) fn tidy_chunk(
+        &mut self,
+        chunk: usize,
+        received: &Positions,
+        log_first: u64,
+        is_done: impl Fn(GatewayId, &Lost) -> bool,
+    ) -> usize {
+        let Self { chunks, owners, .. } = self;
+        let Some(Chunk { places, rare, .. }) = chunks.get_mut(chunk).filter(|chunk| !chunk.rare.is_empty()) else {
             return 0;
         };
         let looked_at = rare.len();
@@ -405,6 +414,8 @@ impl Subscriptions {
             let place = &mut places[usize::from(*at)];
             if place.is_live() {
                 tidy(rare, received, log_first);
+                let gateway = owners.get(place.owner).gateway;
+                rare.lost.retain(|lost| !is_done(gateway, lost));
             }
             let keep = rare.says_something();
             place.set(RARE, keep);
@@ -593,6 +604,7 @@ fn tidy(rare: &mut Rare, received: &Positions, log_first: u64) {
     if rare.skip_before <= log_first {
         rare.skip_before = 0;
     }
+    rare.skips.retain(|skip| skip.before > log_first);
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ pub(super) fn init(level: &str, format: LogFormat) {
     // What is said of these later, in the configuration, wins.
     let filter = format!("{QUIETER},{level}").parse::<EnvFilter>().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // A line that can't be written, as to a full disk, is lost: it would be complained of on stderr, and that ends the thread when it fails.
+    let builder = builder.log_internal_errors(false);
     // It fails only where somebody has set up logging already, and then there is a log.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

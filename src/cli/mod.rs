@@ -6,12 +6,14 @@
 mod check;
 mod checkpoint;
 mod config;
+mod conformance;
 mod demo;
 mod doctor;
 mod log;
 mod run;
 mod tap;
 mod token;
+mod top;
 
 use std::{fmt, io::Write, path::PathBuf, process::ExitCode};
 
@@ -33,8 +35,12 @@ enum Command {
     Run(run::RunArgs),
     /// Shows the whole line at work on an embedded source, held against an oracle.
     Demo(demo::DemoArgs),
+    /// Plays scenes with a Gateway in any language, and says what it does wrong.
+    Conformance(conformance::ConformanceArgs),
     /// Prints matching changes of a running node as they happen.
     Tap(tap::TapArgs),
+    /// Shows a running node in the terminal, live.
+    Top(top::TopArgs),
     /// Tells everything that is wrong with a configuration on this machine.
     Check(check::CheckArgs),
     /// Holds this host against what a node needs: kernel, limits, buffers, cores, interrupts.
@@ -71,7 +77,9 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Tap(args) => tap::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Tune(args) => doctor::tune(&args),
@@ -136,7 +144,10 @@ mod tests {
             "streamer demo --seconds 10 --json",
             "streamer demo --shards 1,1,1,1 --rate 5000 --subscriptions 100 --runtime tokio",
             "streamer tap --tenant t --collection a/b/c --filter age:>=:18 --filter x:==:y --expr doc.x",
+            "streamer conformance --list",
+            "streamer conformance --port 7400 --script live --script gap -- python3 gateway.py --fast",
             "streamer check -c f.toml",
+            "streamer top --http 10.0.0.1:8083 --once",
             "streamer doctor -c f.toml --json",
             "streamer tune --apply",
             "streamer tune --dry-run",

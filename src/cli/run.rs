@@ -1,12 +1,12 @@
 //! `streamer run`: a node until it is told to stop.
 
-use std::process::ExitCode;
+use std::{convert::Infallible, process::ExitCode};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{ConfigFile, Failed, log};
-use crate::node::Node;
+use crate::{node::Node, service};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -25,6 +25,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
     // Before the node starts, so that a signal while it does is not the default one.
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let node = Node::start(config)?;
+    service::started();
     runtime.block_on(async move {
         let failed = tokio::select! {
             told = signals.next() => {
@@ -35,7 +36,9 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
                 tracing::error!("a thread of the node has ended by itself");
                 true
             }
+            never = keep_alive(&node) => match never {},
         };
+        service::stopping();
         let stopping = tokio::task::spawn_blocking(move || node.stop());
         tokio::select! {
             stopped = stopping => stopped??,
@@ -47,6 +50,20 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
         }
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     })
+}
+
+/// Tells the service manager that the node lives, as long as each shard's loop turns. One that stands still isn't told of: the service
+/// manager then ends the process, and starts it again.
+async fn keep_alive(node: &Node) -> Infallible {
+    let Some(every) = service::watchdog_every() else { return std::future::pending().await };
+    let mut pulse = service::Pulse::default();
+    loop {
+        tokio::time::sleep(every).await;
+        match pulse.beats(node.turns()) {
+            true => service::lives(),
+            false => tracing::error!("a shard's loop has not turned for {every:?}"),
+        }
+    }
 }
 
 /// A signal that asks for the end.

@@ -191,6 +191,8 @@ fn show(event: &AppEvent, as_json: bool) -> Result<Shown, ReaderGone> {
             let leave = if *leaves { "promised" } else { "only where the source has the image before" };
             eprintln!("live; leave is {leave}");
         }
+        AppEvent::CatchingUp { .. } => eprintln!("catching up: changes come from the source's history"),
+        AppEvent::CaughtUp { .. } => eprintln!("caught up"),
         AppEvent::Gap { reason, position, .. } if as_json => {
             print(json!({"type": "gap", "reason": reason, "event": position.to_string()}))?;
         }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Checkpoint, CheckpointPlace, Given, Missing,
+    Checkpoint, CheckpointPlace, Given, Missing, Oversize,
+    history_lost::history_lost,
     read::Section,
     show_duration,
     validate::{HOUR, MILLISECOND, SECOND, valid_database, valid_gateway_name},
@@ -28,7 +29,8 @@ pub(super) fn checkpoint(mut section: Section<'_>) -> Checkpoint {
         place: place.map_or(CheckpointPlace::File, CheckpointPlace::Mongodb),
         every,
         events: section.number("events", 1_000, 1, 1_000_000_000),
-        on_history_lost: section.choice("on_history_lost", Missing::Fail, &policy),
+        on_history_lost: history_lost(&mut section),
+        oversize: section.choice("oversize", Oversize::Fail, &[("fail", Oversize::Fail), ("skip", Oversize::Skip)]),
         on_missing: section.choice("on_missing", Missing::FromNow, &policy),
     };
     section.finish();

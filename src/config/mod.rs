@@ -7,6 +7,7 @@
 //! - `default.toml` is the documentation of every key; a test holds it against the built-in defaults and the known keys.
 
 mod checkpoint;
+mod history_lost;
 mod raw;
 mod read;
 mod units;
@@ -47,6 +48,7 @@ pub struct Config {
     pub backends: Vec<Backend>,
     pub checkpoint: Checkpoint,
     pub ingest: Ingest,
+    pub catch_up: CatchUp,
     pub limits: Limits,
 }
 
@@ -239,7 +241,8 @@ pub struct Checkpoint {
     /// Written after this long, or after this many events, whichever is first.
     pub every: Duration,
     pub events: u64,
-    pub on_history_lost: Missing,
+    pub on_history_lost: HistoryLost,
+    pub oversize: Oversize,
     pub on_missing: Missing,
 }
 
@@ -252,7 +255,27 @@ pub enum CheckpointPlace {
     Mongodb(MongoPlace),
 }
 
-/// What to do when there is no place to go on from.
+/// What to do when the source no longer has what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryLost {
+    /// Stay alive but not ready, and say how to go on.
+    Fail,
+    /// Go on from now, and tell it to everyone.
+    FromNow,
+    /// Go on from this cluster time, and tell it to everyone.
+    FromTimestamp { time: u64 },
+}
+
+/// What to do with an event that is too large to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oversize {
+    /// Stay alive but not ready, and say how to go on.
+    Fail,
+    /// Go on behind it, and tell it to everyone whom it may concern.
+    Skip,
+}
+
+/// What to do when there is no checkpoint to go on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// Stay alive but not ready, and say how to go on.
@@ -267,8 +290,15 @@ pub struct Ingest {
     pub ring: usize,
     /// How long a start waits for the Gateways that the checkpoint names.
     pub registration_grace: Duration,
-    /// How far behind the checkpoint a Gateway's position may lie and still be read again.
-    pub rewind_max: Duration,
+    /// A source that tells nothing for this long, though it should, is an alarm. Zero: never.
+    pub stalled_after: Duration,
+}
+
+/// Reading history again for subscriptions that lack a part of it.
+#[derive(Clone, Debug)]
+pub struct CatchUp {
+    /// The distance to the live stream halves within this time, or the subscriptions that are read for have to resync.
+    pub halve_within: Duration,
 }
 
 #[derive(Clone, Debug)]

@@ -140,17 +140,44 @@ fn lists_of_tables_by_environment() {
 }
 
 #[test]
+fn a_time_to_go_on_from_is_a_cluster_time() {
+    let text = "[checkpoint]\non_history_lost = \"from_timestamp\"\nhistory_lost_timestamp = \"2026-11-28T10:30:00.5+01:00\"\n\
+                [[backends]]\nname = \"a\"\nkind = \"mongodb\"\nuri = \"mongodb://h/\"";
+    let config = Config::from_parts(None, text, []).unwrap();
+    let seconds = 1_795_858_200;
+    assert_eq!(config.checkpoint.on_history_lost, HistoryLost::FromTimestamp { time: seconds << 32 });
+}
+
+#[test]
 fn problems_name_place_key_value_and_what_is_allowed() {
     for (text, expect) in [
         (
             "\n[checkpoint]\nevry = \"5s\"",
-            "s.toml:3: checkpoint.evry is not a key (did you mean \"every\"?); allowed: events, every, mongodb, on_history_lost, \
-             on_missing, store",
+            "s.toml:3: checkpoint.evry is not a key (did you mean \"every\"?); allowed: events, every, \
+             history_lost_timestamp, mongodb, on_history_lost, on_missing, oversize, store",
         ),
         (
             "[checkpoint]\nevery = \"5 bananas\"",
             "s.toml:2: checkpoint.every = \"5 bananas\" has the unknown unit \"bananas\"; allowed: a number and a unit of ns, us, ms, \
              s, m, h or d, such as \"50ms\" or \"5s\"",
+        ),
+        (
+            "[checkpoint]\nhistory_lost_timestamp = \"yesterday\"",
+            "s.toml:2: checkpoint.history_lost_timestamp = \"yesterday\" is not a time; allowed: such as \"2026-11-28T09:30:00Z\"",
+        ),
+        (
+            "[checkpoint]\nhistory_lost_timestamp = \"2026-11-28T09:30:00Z\"",
+            "s.toml:2: checkpoint.history_lost_timestamp has no meaning here; allowed: together with on_history_lost = \"from_timestamp\"",
+        ),
+        (
+            "[checkpoint]\non_history_lost = \"from_timestamp\"",
+            "configuration: checkpoint.history_lost_timestamp is needed, since on_history_lost = \"from_timestamp\"; allowed: such as \
+             \"2026-11-28T09:30:00Z\"",
+        ),
+        (
+            "[checkpoint]\non_history_lost = \"from_timestamp\"\nhistory_lost_timestamp = \"2026-11-28T09:30:00Z\"",
+            "configuration: checkpoint.on_history_lost = \"from_timestamp\" needs a source that finds its place by a time, and the \
+             embedded backend \"embedded\" doesn't; allowed with it: \"fail\", \"from_now\"",
         ),
         ("[checkpoint]\nevery = \"9d\"", "s.toml:2: checkpoint.every = \"9d\" is out of range; allowed: 10ms to 1h"),
         (

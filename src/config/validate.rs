@@ -6,9 +6,9 @@ use predicate::mapping::{Mapping, Nested};
 use wire::BackendId;
 
 use super::{
-    Admin, Advertise, Affinity, Backend, BackendKind, Config, Deletes, Embedded, Gateway, Given, Gso, Http, Ingest,
-    Limits, Log, LogFormat, Node, Origin, Problem, Quic, Runtime, Tenants, Tls, TlsFiles, TokenHash, raw::Table,
-    read::Section,
+    Admin, Advertise, Affinity, Backend, BackendKind, CatchUp, Config, Deletes, Embedded, Gateway, Given, Gso,
+    HistoryLost, Http, Ingest, Limits, Log, LogFormat, Node, Origin, Problem, Quic, Runtime, Tenants, Tls, TlsFiles,
+    TokenHash, raw::Table, read::Section,
 };
 use crate::{
     affinity::Cores,
@@ -39,6 +39,7 @@ pub(super) fn validate(file: Option<PathBuf>, table: Table, problems: &mut Vec<P
         backends: Vec::new(),
         checkpoint: super::checkpoint::checkpoint(root.section("checkpoint")),
         ingest: ingest(root.section("ingest")),
+        catch_up: catch_up(root.section("catch_up")),
         limits: limits(root.section("limits")),
         node,
     };
@@ -397,10 +398,16 @@ fn ingest(mut section: Section<'_>) -> Ingest {
     let ingest = Ingest {
         ring: section.number("ring", 8_192, 64, 1 << 24) as usize,
         registration_grace: section.duration("registration_grace", 10 * SECOND, Duration::ZERO, HOUR),
-        rewind_max: section.duration("rewind_max", 5 * MINUTE, Duration::ZERO, 7 * DAY),
+        stalled_after: section.duration("stalled_after", 5 * MINUTE, Duration::ZERO, DAY),
     };
     section.finish();
     ingest
+}
+
+fn catch_up(mut section: Section<'_>) -> CatchUp {
+    let catch_up = CatchUp { halve_within: section.duration("halve_within", 5 * MINUTE, SECOND, DAY) };
+    section.finish();
+    catch_up
 }
 
 fn limits(mut section: Section<'_>) -> Limits {
@@ -468,6 +475,17 @@ fn across(root: &mut Section<'_>, config: &Config) {
             value,
             "is too long; allowed: less than quic.received_deadline".into(),
         );
+    }
+    let is_embedded = |backend: &&Backend| matches!(backend.kind, BackendKind::Embedded(_));
+    if let (HistoryLost::FromTimestamp { .. }, Some(backend)) =
+        (config.checkpoint.on_history_lost, config.backends.iter().find(is_embedded))
+    {
+        let message = format!(
+            "needs a source that finds its place by a time, and the embedded backend {:?} doesn't; allowed with it: \"fail\", \
+             \"from_now\"",
+            backend.name
+        );
+        root.refuse("checkpoint.on_history_lost", Origin::Absent, Some("\"from_timestamp\"".into()), message);
     }
     let (mut names, mut tokens) = (HashMap::new(), HashMap::new());
     for (index, gateway) in config.gateways.iter().enumerate() {

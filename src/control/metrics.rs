@@ -3,7 +3,7 @@
 //! Names are `streamer_<name>_<unit>`; counters end in `_total`. Labels are bounded by the configuration: shards, backends and
 //! reasons. Gateways and tenants are in `/v1/topology`, since there may be many.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -16,7 +16,7 @@ use shards::driver::StatsSnapshot;
 use super::state::NodeState;
 use crate::ingest::{
     normalize::Skip,
-    status::{BackendStatus, IngestPicture, Phase},
+    status::{BackendStatus, CatchUpStatus, IngestPicture, Phase},
 };
 
 /// Content type of what [`render`] gives.
@@ -59,6 +59,23 @@ const SHARD_COUNTERS: &[ShardCounter] = &[
     ("shard_acked", "Deliveries that a Gateway was done with", |s| s.shard.acked),
     ("shard_acks_stale", "Acks of sessions that are over", |s| s.shard.acks_stale),
     ("shard_gaps", "Gaps told", |s| s.shard.gaps),
+    ("shard_catch_up_passes", "Passes of catch-up cursors that the shard took part in", |s| s.shard.catch_ups.passes),
+    ("shard_catch_up_events", "Changes and gaps that passes brought", |s| s.shard.catch_ups.events),
+    ("shard_catch_up_events_dropped", "Changes and gaps of passes that had ended, or that had come already", |s| {
+        s.shard.catch_ups.events_dropped
+    }),
+    ("shard_catch_up_deliveries", "Pairs of change and subscription of passes put into the delivery log", |s| {
+        s.shard.catch_ups.deliveries
+    }),
+    ("shard_caught_up", "Subscriptions that met the live stream", |s| s.shard.catch_ups.caught_up),
+    (
+        "shard_catch_up_fallen_out",
+        "Times that a pass left a subscription behind, because its Gateway took too little",
+        |s| s.shard.catch_ups.fallen_out,
+    ),
+    ("shard_catch_up_interrupted", "Times that a subscription's pass was interrupted", |s| {
+        s.shard.catch_ups.interrupted
+    }),
     ("shard_evictions", "Entries that left the delivery log", |s| s.shard.evictions),
     ("shard_evictions_unsettled", "Entries that left the delivery log while somebody was owed them", |s| {
         s.shard.evictions_unsettled
@@ -114,6 +131,10 @@ const SHARD_GAUGES: &[ShardCounter] = &[
     ("shard_newcomers", "Connections that are shaking hands or haven't said hello", |s| s.driver.newcomers),
     ("shard_gateways", "Gateways known", |s| s.shard.gateways),
     ("shard_subscriptions", "Subscriptions now", |s| s.shard.subscriptions),
+    ("shard_subscriptions_behind", "Subscriptions that lack what the delivery log can't give", |s| {
+        s.shard.subscriptions_behind
+    }),
+    ("shard_outboxes_full", "Sessions for which nothing more is put into the log", |s| s.shard.outboxes_full),
     ("shard_subscriptions_pending", "Subscriptions that wait for the ingest thread to see them", |s| {
         s.shard.subscriptions_pending
     }),
@@ -140,7 +161,6 @@ const INGEST_COUNTERS: &[IngestCounter] = &[
     ("ingest_filtered", "Changes that no shard's filter wanted", |p| p.counters.filtered),
     ("ingest_repeated", "Events read again and dropped", |p| p.counters.repeated),
     ("ingest_gaps", "Gaps in what the sources had", |p| p.counters.gaps),
-    ("ingest_rewinds", "Times that reading went back for a Gateway's position", |p| p.rewinds),
     ("checkpoints_written", "Checkpoints written", |p| p.checkpoints_written),
     ("checkpoints_failed", "Checkpoints that could not be written", |p| p.checkpoints_failed),
     ("checkpoint_bad_slots", "Checkpoint files found damaged at the start", |p| p.checkpoint_bad_slots),
@@ -176,6 +196,10 @@ impl Collector for NodeCollector {
             MetricType::Counter,
             reopened,
         )?;
+        let stalled = backends().map(|b| (of_backend(b), u64::from(b.stalled.is_some())));
+        let help = "Whether the backend has told nothing for long, though it should have";
+        family(&mut encoder, "backend_stalled", help, MetricType::Gauge, stalled)?;
+        catch_up(&mut encoder, &picture)?;
         let tokens = backends().map(|b| (of_backend(b), b.tokens));
         family(&mut encoder, "backend_tokens", "Resume tokens kept until they are settled", MetricType::Gauge, tokens)?;
         if let Some(age) = state.ingest.checkpoint_age_ms(state.now_ms()) {
@@ -203,12 +227,24 @@ impl Collector for NodeCollector {
             let counts = stats.shard.resyncs;
             [
                 ("lineage_changed", counts.lineage_changed),
-                ("position_too_old", counts.position_too_old),
-                ("outbox_overrun", counts.outbox_overrun),
+                ("history_lost", counts.history_lost),
+                ("too_slow", counts.too_slow),
                 ("preimage_missing", counts.preimage_missing),
             ]
             .map(|(reason, count)| ([of_shard(index), vec![("reason", reason.to_owned())]].concat(), count))
         });
+        let causes = stats.iter().enumerate().flat_map(|(index, stats)| {
+            let counts = stats.shard.catch_ups;
+            [
+                ("presented", counts.presented),
+                ("left_log", counts.left_log),
+                ("outbox_full", counts.outbox_full),
+                ("unverifiable", counts.unverifiable),
+            ]
+            .map(|(cause, count)| ([of_shard(index), vec![("cause", cause.to_owned())]].concat(), count))
+        });
+        let help = "Subscriptions that fell behind, and are read for again";
+        family(&mut encoder, "shard_catch_ups", help, MetricType::Counter, causes)?;
         family(
             &mut encoder,
             "shard_resyncs",
@@ -217,6 +253,44 @@ impl Collector for NodeCollector {
             resyncs,
         )
     }
+}
+
+/// What the catch-up cursors do, by backend.
+fn catch_up(encoder: &mut DescriptorEncoder<'_>, picture: &IngestPicture) -> fmt::Result {
+    let backends = || picture.backends.iter();
+    let passes = backends().flat_map(|backend| {
+        let counters = backend.catch_up.counters;
+        [
+            ("caught_up", counters.caught_up),
+            ("history_lost", counters.history_lost),
+            ("too_slow", counters.too_slow),
+            ("interrupted", counters.interrupted),
+        ]
+        .map(|(outcome, count)| ([of_backend(backend), vec![("outcome", outcome.to_owned())]].concat(), count))
+    });
+    let help = "Passes of the catch-up cursor that have ended";
+    family(encoder, "catch_up_passes", help, MetricType::Counter, passes)?;
+    type Value = fn(&CatchUpStatus) -> u64;
+    let counters: [(&str, &str, Value); 4] = [
+        ("catch_up_passes_begun", "Passes of the catch-up cursor that have begun", |c| c.counters.begun),
+        ("catch_up_events", "Events that the catch-up cursor has read", |c| c.counters.events),
+        ("catch_up_items", "Items of catch-up put into rings, once for each shard", |c| c.counters.items),
+        ("catch_up_reopenings", "Times that the catch-up cursor broke and was opened again", |c| c.counters.reopenings),
+    ];
+    for (name, help, value) in counters {
+        let values = backends().map(|b| (of_backend(b), value(&b.catch_up)));
+        family(encoder, name, help, MetricType::Counter, values)?;
+    }
+    let running = |value: fn(&CatchUpStatus) -> Option<Duration>| {
+        // What is further back than a source can tell is as far as a gauge goes.
+        let ms =
+            move |status: &CatchUpStatus| value(status).map_or(0, |time| time.as_millis().min(i64::MAX as u128) as u64);
+        backends().map(move |b| (of_backend(b), ms(&b.catch_up))).collect::<Vec<_>>()
+    };
+    let help = "How much earlier the pass that runs has read than live reading; 0: none runs";
+    family(encoder, "catch_up_lag_milliseconds", help, MetricType::Gauge, running(|c| c.lag))?;
+    let help = "How long the pass that runs has run; 0: none runs";
+    family(encoder, "catch_up_running_milliseconds", help, MetricType::Gauge, running(|c| c.running))
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -260,7 +334,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::ingest::status::IngestStatus;
+    use crate::ingest::{catch_up::CatchUpCounters, status::IngestStatus};
 
     #[test]
     fn names_follow_the_rule_and_come_once() {
@@ -273,6 +347,12 @@ mod tests {
             error: None,
             reopenings: 3,
             tokens: 1,
+            stalled: None,
+            catch_up: CatchUpStatus {
+                counters: CatchUpCounters { caught_up: 2, ..CatchUpCounters::default() },
+                lag: Some(Duration::from_millis(1_500)),
+                ..CatchUpStatus::default()
+            },
         };
         ingest.publish(IngestPicture { backends: vec![backend], ..IngestPicture::default() });
         let state = Arc::new(NodeState::silent(ingest, 2));
@@ -291,9 +371,12 @@ mod tests {
             "streamer_ingest_events_total 0",
             "streamer_ingest_skipped_total{reason=\"operation\"} 0",
             r#"streamer_backend_reopenings_total{backend="main \"x\""} 3"#,
+            r#"streamer_catch_up_passes_total{backend="main \"x\"",outcome="caught_up"} 2"#,
+            r#"streamer_catch_up_lag_milliseconds{backend="main \"x\""} 1500"#,
+            r#"streamer_backend_stalled{backend="main \"x\""} 0"#,
             "streamer_shard_sessions{shard=\"1\"} 0",
             "streamer_shard_alive{shard=\"0\"} 1",
-            "streamer_shard_resyncs_total{shard=\"0\",reason=\"outbox_overrun\"} 0",
+            "streamer_shard_resyncs_total{shard=\"0\",reason=\"too_slow\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
@@ -310,6 +393,8 @@ mod tests {
             error: None,
             reopenings: 0,
             tokens: 0,
+            stalled: None,
+            catch_up: CatchUpStatus::default(),
         };
         let ingest = Arc::new(IngestStatus::default());
         ingest.publish(IngestPicture { backends: vec![backend], ..IngestPicture::default() });

@@ -7,6 +7,7 @@
 //! | tokens | `credentials` |
 //! | a path of the HTTP API | `http` |
 //! | what health and topology know | `state` |
+//! | what the web page and `streamer top` show | `live`, `http/page.html` |
 //!
 //! Two threads: `streamer-control` serves HTTP, `streamer-registrar` owns the ledger and compiles predicates, with the stack that this
 //! needs. Neither is ever waited for by the match path.
@@ -15,6 +16,7 @@ pub mod admission;
 pub mod credentials;
 mod http;
 mod ledger;
+mod live;
 mod metrics;
 pub mod registry;
 mod server;
@@ -23,6 +25,7 @@ mod state;
 use std::net::IpAddr;
 
 pub use credentials::{Credentials, hash_token};
+pub use live::{Live, LiveBackend, LiveShard};
 pub use registry::{ShardChannels, ShardReceivers, ShardSenders, channels};
 pub use server::{ControlDeps, ControlHandle, StartError, start};
 pub use state::{Health, NodeState, ShardPlace, Topology};

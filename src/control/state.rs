@@ -6,14 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
 use shards::driver::{Cells, StatsSnapshot};
 use wire::{Epoch, SlotTable};
 
-use crate::ingest::status::{IngestStatus, Phase};
+use crate::ingest::status::{CatchUpStatus, IngestStatus, Phase};
 
 /// The node as it is now. The node's threads write, the control thread reads.
 #[derive(Debug)]
@@ -104,6 +104,11 @@ impl NodeState {
                 reasons.push(format!("backend {:?} is {}{why}", backend.name, backend.phase.name()));
             }
         }
+        for backend in &picture.backends {
+            if let Some(silent) = backend.stalled {
+                reasons.push(format!("backend {:?} has told nothing new for {} s", backend.name, silent.as_secs()));
+            }
+        }
         if let Some(error) = &picture.checkpoint_error {
             reasons.push(format!("the checkpoint can't be written: {error}"));
         }
@@ -114,6 +119,8 @@ impl NodeState {
             position: backend.position.map(|position| position.to_string()),
             error: backend.error.clone(),
             reopenings: backend.reopenings,
+            stalled_ms: backend.stalled.map(milliseconds),
+            catch_up: CatchUpHealth::of(&backend.catch_up),
         });
         let shards = self.shards.iter().enumerate().map(|(index, shard)| {
             let stats = shard.stats();
@@ -172,6 +179,43 @@ pub struct BackendHealth {
     pub position: Option<String>,
     pub error: Option<String>,
     pub reopenings: u64,
+    /// For how long it has told nothing, though it should have: an alarm.
+    pub stalled_ms: Option<u64>,
+    pub catch_up: CatchUpHealth,
+}
+
+/// What the catch-up cursor of a backend does.
+#[derive(Clone, Debug, Serialize)]
+pub struct CatchUpHealth {
+    /// Passes that have ended, by how they did.
+    pub caught_up: u64,
+    pub history_lost: u64,
+    pub too_slow: u64,
+    pub interrupted: u64,
+    /// The pass that runs; absent where none does.
+    pub position: Option<String>,
+    /// How much earlier it has read than live reading, and how long it has run.
+    pub lag_ms: Option<u64>,
+    pub running_ms: Option<u64>,
+}
+
+impl CatchUpHealth {
+    fn of(status: &CatchUpStatus) -> Self {
+        let counters = status.counters;
+        Self {
+            caught_up: counters.caught_up,
+            history_lost: counters.history_lost,
+            too_slow: counters.too_slow,
+            interrupted: counters.interrupted,
+            position: status.position.map(|position| position.to_string()),
+            lag_ms: status.lag.map(milliseconds),
+            running_ms: status.running.map(milliseconds),
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Clone, Debug, Serialize)]

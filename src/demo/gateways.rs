@@ -263,6 +263,7 @@ impl Receiver {
                         self.live_subscriptions.fetch_add(1, Relaxed);
                     }
                 }
+                AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => {}
                 other => delivered.breaks.push(format!("{other:?}")),
             }
         }

@@ -45,10 +45,24 @@ pub struct IngestCounters {
     pub routed: u64,
     /// Changes that no shard's filter wanted.
     pub filtered: u64,
-    /// Events at or below a position already read: after a reopening, or a rewind.
+    /// Events at or below a position already read: after a reopening.
     pub repeated: u64,
     pub gaps: u64,
     pub skipped: [u64; Skip::ALL.len()],
+}
+
+/// What becomes of an event, by the filters in use.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for one event on the stack; a box would cost each change an allocation"
+)]
+pub(super) enum Routed {
+    /// No shard wants it.
+    Nobody,
+    Change(ShardSet, Change),
+    /// For every shard.
+    Gap(SmallVec<[Scope; 2]>, GapReason),
+    Skip(Skip),
 }
 
 /// A backend's stream, once it has been opened.
@@ -113,15 +127,19 @@ impl IngestCore {
         }
     }
 
-    /// After history was lost: goes on at `start`, telling everybody that what was between is missing.
+    /// After history was lost: goes on at `start`, telling everybody that something is missing, whether or not that lies after what had been
+    /// read. What is read again is dropped.
     pub fn opened_after_loss(&mut self, backend: usize, lineage: Lineage, start: (u64, u32), out: &mut Vec<ToShard>) {
         self.opened(backend, lineage, start, None);
-        let position = Position { backend: self.backends[backend], lineage, time: start.0, k: start.1 };
         let Some(stream) = &mut self.streams[backend] else { return };
-        if stream.enqueued.is_covered_by(&position) {
-            stream.enqueued = position;
-            stream.settlement.read(position, None);
+        let mut position = Position { backend: self.backends[backend], lineage, time: start.0, k: start.1 };
+        if position.is_covered_by(&stream.enqueued) {
+            // The first place after what was read at which no event can stand. Whoever is told there reads its state after all of the
+            // cluster time before it.
+            position = Position { time: stream.enqueued.time + 1, k: 0, ..position };
         }
+        stream.enqueued = position;
+        stream.settlement.read(position, None);
         self.gap(backend, position, smallvec![Scope::Everything], GapReason::HistoryLost, out);
     }
 
@@ -138,6 +156,19 @@ impl IngestCore {
     /// Resume tokens kept for a backend.
     pub fn tokens(&self, backend: usize) -> usize {
         self.streams[backend].as_ref().map_or(0, |stream| stream.settlement.tokens())
+    }
+
+    /// The last position of a backend's stream that went on to routing; `None` before the stream was opened.
+    pub fn enqueued(&self, backend: usize) -> Option<Position> {
+        self.streams[backend].as_ref().map(|stream| stream.enqueued)
+    }
+
+    pub fn shards(&self) -> u16 {
+        self.router.shards()
+    }
+
+    pub fn backends(&self) -> &[BackendId] {
+        &self.backends
     }
 
     /// The last position read, of each backend that has been opened.
@@ -166,28 +197,76 @@ impl IngestCore {
             self.counters.repeated += 1;
             return Ok(());
         }
-        let mut found = Found::NOTHING;
-        let concern = self.normalizer.find(&fields, &mut found)?;
+        let routed = self.routed(event, &fields, position)?;
+        let Some(stream) = &mut self.streams[backend] else { return Ok(()) };
         stream.numbering = numbering;
         stream.enqueued = position;
         stream.settlement.read(position, Some(token));
-        match concern {
+        match routed {
+            Routed::Nobody => self.counters.filtered += 1,
+            Routed::Change(shards, change) => self.change(backend, shards, change, out),
+            Routed::Gap(scopes, reason) => self.gap(backend, position, scopes, reason, out),
+            Routed::Skip(why) => self.counters.skipped[why as usize] += 1,
+        }
+        Ok(())
+    }
+
+    /// Takes an event that is too large to be read: `event` is what the source tells of it without its documents. Everybody whom it may
+    /// concern is told that it is missing.
+    ///
+    /// # Errors
+    /// As those of [`Self::event`].
+    pub fn too_large(&mut self, backend: usize, event: &Bytes, out: &mut Vec<ToShard>) -> Result<(), EventError> {
+        let fields = RawEvent::parse(event)?;
+        let time = fields.cluster_time.ok_or(Malformed::Lacks("clusterTime"))?;
+        let token = fields.token.ok_or(Malformed::Lacks("_id"))?;
+        let scopes = self.normalizer.may_concern(&fields);
+        let Some(stream) = &mut self.streams[backend] else { return Ok(()) };
+        let position = stream.numbering.next(time)?;
+        self.counters.events += 1;
+        if position.is_covered_by(&stream.enqueued) {
+            self.counters.repeated += 1;
+            return Ok(());
+        }
+        stream.enqueued = position;
+        stream.settlement.read(position, Some(token));
+        self.gap(backend, position, scopes, GapReason::Oversize, out);
+        Ok(())
+    }
+
+    /// Whom an event concerns, and what it is to them.
+    #[inline(always)]
+    fn routed(&self, event: &Bytes, fields: &RawEvent<'_>, position: Position) -> Result<Routed, Malformed> {
+        let mut found = Found::NOTHING;
+        Ok(match self.normalizer.find(fields, &mut found)? {
             Concern::Document => {
                 let shards = match found.places() {
                     Some(places) => self.router.wanting(places.into_iter().flatten(), || found.filter_key()),
                     None => self.router.everyone(),
                 };
                 if shards.is_empty() {
-                    self.counters.filtered += 1;
+                    Routed::Nobody
                 } else {
-                    let change = self.normalizer.change(event, &fields, &found, position);
-                    self.change(backend, shards, change, out);
+                    Routed::Change(shards, self.normalizer.change(event, fields, &found, position))
                 }
             }
-            Concern::Gap { scopes, reason } => self.gap(backend, position, scopes, reason, out),
-            Concern::Skip(why) => self.counters.skipped[why as usize] += 1,
+            Concern::Gap { scopes, reason } => Routed::Gap(scopes, reason),
+            Concern::Skip(why) => Routed::Skip(why),
+        })
+    }
+
+    /// The same for an event that another cursor than the live stream has read; nothing is counted.
+    pub(super) fn route_again(
+        &self,
+        event: &Bytes,
+        fields: &RawEvent<'_>,
+        position: Position,
+        too_large: bool,
+    ) -> Result<Routed, Malformed> {
+        if too_large {
+            return Ok(Routed::Gap(self.normalizer.may_concern(fields), GapReason::Oversize));
         }
-        Ok(())
+        self.routed(event, fields, position)
     }
 
     fn change(&mut self, backend: usize, shards: ShardSet, change: Change, out: &mut Vec<ToShard>) {

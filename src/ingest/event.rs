@@ -15,6 +15,8 @@ pub enum Malformed {
     Bson(String),
     #[error("change event lacks `{0}`")]
     Lacks(&'static str),
+    #[error("change event is a piece of one that is too large for a document")]
+    Piece,
 }
 
 /// `operationType`.
@@ -184,7 +186,8 @@ impl<'a> RawEvent<'a> {
             | b"documentKey"
             | b"fullDocument"
             | b"fullDocumentBeforeChange"
-            | b"updateDescription" => return Err(Unsure),
+            | b"updateDescription"
+            | b"splitEvent" => return Err(Unsure),
             _ => {}
         }
         Ok(())
@@ -217,6 +220,8 @@ impl<'a> RawEvent<'a> {
                 "fullDocument" => fields.after = bytes(value()?),
                 "fullDocumentBeforeChange" => fields.before = bytes(value()?),
                 "updateDescription" => fields.update = bytes(value()?),
+                // Whoever took it for an event would lose the rest.
+                "splitEvent" => return Err(Malformed::Piece),
                 _ => {}
             }
         }

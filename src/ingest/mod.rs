@@ -1,5 +1,6 @@
 //! The ingest thread: read, normalize, number, filter, route, and know what is settled.
 
+pub mod catch_up;
 pub mod core;
 mod elements;
 pub mod event;

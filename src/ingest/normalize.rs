@@ -215,6 +215,22 @@ impl Normalizer {
         Ok(Concern::Gap { scopes, reason })
     }
 
+    /// Whom an event may concern of which nothing but its own fields is known.
+    #[cold]
+    pub fn may_concern(&self, fields: &RawEvent<'_>) -> SmallVec<[Scope; 2]> {
+        let scope = match &*self.mapping {
+            Mapping::Nested(_) => fields.key().and_then(|key| tenant_of(key.text())).map(|t| Scope::Tenant(owned(t))),
+            Mapping::Plain => match fields.namespace() {
+                (Some(tenant), Some(collection)) => {
+                    Some(Scope::Collection { tenant: owned(tenant), collection: owned(collection) })
+                }
+                (Some(tenant), None) => Some(Scope::Tenant(owned(tenant))),
+                (None, _) => None,
+            },
+        };
+        smallvec![scope.unwrap_or(Scope::Everything)]
+    }
+
     /// The change at `position`. `event` holds the bytes that `fields` and `found` were read from; images are slices of it.
     pub fn change(&self, event: &Bytes, fields: &RawEvent<'_>, found: &Found<'_>, position: Position) -> Change {
         let key = Bytes::from(predicate::stored_id(found.key.value()));

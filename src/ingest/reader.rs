@@ -1,10 +1,14 @@
-//! One task a backend, on the ingest thread: opens the stream and hands on its batches, so that the next one is fetched while
+//! One task a stream, on the ingest thread: opens the stream and hands on its batches, so that the next one is fetched while
 //! this one is worked on.
 
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::FutureExt;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
 use wire::Position;
 
 use super::source::{Batch, Identity, Purpose, Source, SourceError, Start};
@@ -31,9 +35,29 @@ pub(super) enum Said {
         start: (u64, u32),
     },
     Batch(Batch),
+    /// The next event is too large to be read: this is what is known of it. The last thing a reader says.
+    TooLarge(Bytes),
+    /// The same, and what it is can't be told. The last thing a reader says.
+    TooLargeUnknown(SourceError),
     /// The last thing a reader says.
     Failed(SourceError),
 }
+
+/// What a reader reads, and how.
+pub(super) struct Reading {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) backend: usize,
+    pub(super) attempt: u64,
+    pub(super) start: Start,
+    pub(super) purpose: Purpose,
+    /// Past an event that is too large: with one event in a batch, at most [`ONE_BY_ONE_MAX`] of them.
+    pub(super) one_by_one: bool,
+    /// A batch is handed on for each permit that is added here, and taken away by it. `None`: whenever the channel has room.
+    pub(super) turns: Option<Arc<Semaphore>>,
+}
+
+/// Events read one by one before a stream is taken to have passed the one that was too large: as many as a batch holds.
+const ONE_BY_ONE_MAX: usize = 1_000;
 
 /// Asks a source who it is, which is to have been read up to `reached` once.
 pub(super) fn identify(
@@ -59,40 +83,70 @@ pub(super) fn identify(
     })
 }
 
-/// Reads a source from `start` until it fails or the pump is gone.
-pub(super) fn read(
-    source: Arc<dyn Source>,
-    backend: usize,
-    attempt: u64,
-    start: Start,
-    to_pump: mpsc::Sender<FromReader>,
-) -> JoinHandle<()> {
+/// Reads a source until it fails or the pump is gone.
+pub(super) fn read(reading: Reading, to_pump: mpsc::Sender<FromReader>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let say = async |what| to_pump.send(FromReader { backend, attempt, what }).await.is_ok();
-        let mut opened = match caught(async { source.open(start, Purpose::Live).await }).await {
-            Ok(opened) => opened,
-            Err(error) => {
-                say(Said::Failed(error)).await;
-                return;
+        if let Some(last) = reading.read(&to_pump).await {
+            reading.say(&to_pump, last).await;
+        }
+    })
+}
+
+impl Reading {
+    /// False once the pump is gone.
+    async fn say(&self, to_pump: &mpsc::Sender<FromReader>, what: Said) -> bool {
+        to_pump.send(FromReader { backend: self.backend, attempt: self.attempt, what }).await.is_ok()
+    }
+
+    /// Returns what is to be said last; `None` once the pump is gone.
+    async fn read(&self, to_pump: &mpsc::Sender<FromReader>) -> Option<Said> {
+        let (source, start, purpose) = (&self.source, self.start.clone(), self.purpose);
+        let opening = async {
+            match self.one_by_one {
+                true => source.open_one_by_one(start, purpose).await,
+                false => source.open(start, purpose).await,
             }
         };
-        if !say(Said::Opened { start: opened.start }).await {
-            return;
+        let mut opened = match caught(opening).await {
+            Ok(opened) => opened,
+            Err(SourceError::Oversize(_)) if self.one_by_one => return Some(self.too_large().await),
+            Err(error) => return Some(Said::Failed(error)),
+        };
+        if !self.say(to_pump, Said::Opened { start: opened.start }).await {
+            return None;
         }
+        let mut events = 0;
         loop {
             match caught(async { opened.stream.next(AWAIT).await }).await {
                 Ok(batch) => {
-                    if !say(Said::Batch(batch)).await {
-                        return;
+                    events += batch.events.len();
+                    if let Some(turns) = &self.turns {
+                        turns.acquire().await.ok()?.forget();
+                    }
+                    if !self.say(to_pump, Said::Batch(batch)).await {
+                        return None;
+                    }
+                    if self.one_by_one && events >= ONE_BY_ONE_MAX {
+                        return Some(Said::Failed(SourceError::Ended("it has passed what was too large".into())));
                     }
                 }
-                Err(error) => {
-                    say(Said::Failed(error)).await;
-                    return;
+                Err(SourceError::Oversize(_)) if self.one_by_one && events == 0 => {
+                    drop(opened);
+                    return Some(self.too_large().await);
                 }
+                Err(error) => return Some(Said::Failed(error)),
             }
         }
-    })
+    }
+
+    /// The event after the start is too large.
+    async fn too_large(&self) -> Said {
+        match caught(async { self.source.too_large(self.start.clone(), self.purpose).await }).await {
+            Ok(event) => Said::TooLarge(event),
+            Err(SourceError::Transient(why)) => Said::Failed(SourceError::Transient(why)),
+            Err(error) => Said::TooLargeUnknown(error),
+        }
+    }
 }
 
 /// A panic as a failure of the source, which is then opened anew: a task that ended without a word would leave its backend unread

@@ -1,14 +1,17 @@
 //! What the ingest thread tells the rest of the node about itself: latest values, read by health and metrics.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use wire::Position;
 
-use super::core::IngestCounters;
+use super::{catch_up::CatchUpCounters, core::IngestCounters};
 
 /// What a backend is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,20 @@ pub struct BackendStatus {
     pub reopenings: u64,
     /// Resume tokens kept until what they stand for is settled.
     pub tokens: u64,
+    /// How long its source has told nothing, though it should have: an alarm. `None` while it does.
+    pub stalled: Option<Duration>,
+    pub catch_up: CatchUpStatus,
+}
+
+/// What the catch-up cursor of a backend is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatchUpStatus {
+    pub counters: CatchUpCounters,
+    /// Of the pass that runs, if one does: how far it has come, how much earlier that was than what live reading has come to, and for
+    /// how long it has run.
+    pub position: Option<Position>,
+    pub lag: Option<Duration>,
+    pub running: Option<Duration>,
 }
 
 /// A picture of the ingest thread, replaced as a whole.
@@ -66,7 +83,6 @@ pub struct IngestPicture {
     pub checkpoint_bad_slots: u64,
     /// Why the last checkpoint could not be written.
     pub checkpoint_error: Option<String>,
-    pub rewinds: u64,
 }
 
 /// The cell that pictures are published in.

@@ -395,6 +395,36 @@ fn the_token_of_an_idle_batch_is_kept_for_the_position_before_it() {
 }
 
 #[test]
+fn what_is_too_large_is_told_to_whom_it_may_concern() {
+    let stub = |key: &str| {
+        doc! {
+            "_id": { "_data": "large" }, "operationType": "update", "ns": { "db": "app", "coll": "documents" },
+            "documentKey": { "_id": key }, "clusterTime": Bson::Timestamp(Timestamp { time: 2, increment: 1 }),
+        }
+    };
+    let collection = Scope::Collection { tenant: "app".into(), collection: "documents".into() };
+    for (mapping, key, scope) in [
+        (Mapping::syntrix(), "acme:00", Scope::Tenant("acme".into())),
+        (Mapping::syntrix(), "of nobody", Scope::Everything),
+        (Mapping::Plain, "acme:00", collection),
+    ] {
+        let mut fixture = Fixture::new(mapping);
+        let bytes = Bytes::from(stub(key).to_vec().unwrap());
+        fixture.core.too_large(0, &bytes, &mut fixture.out).unwrap();
+        let items = std::mem::take(&mut fixture.out);
+        assert_eq!(items.len(), usize::from(SHARDS));
+        let FromIngest::Gap(gap) = &items[0].1 else { panic!("not a gap: {items:?}") };
+        assert_eq!((gap.reason, &gap.scopes[..]), (GapReason::Oversize, &[scope][..]));
+        let point = fixture.core.resume_point(0).unwrap();
+        assert_eq!(point.position.order(), ((2 << 32) | 1, 1));
+        assert!(point.token.is_some(), "reading goes on behind it");
+        fixture.core.too_large(0, &bytes, &mut fixture.out).unwrap();
+        fixture.event(2, insert(stored("acme", "messages", "a")));
+        assert_eq!(fixture.core.resume_point(0).unwrap().position.order(), ((2 << 32) | 1, 3), "it is counted");
+    }
+}
+
+#[test]
 fn lost_history_is_a_gap_for_everybody_and_reading_goes_on_there() {
     let mut fixture = Fixture::new(Mapping::syntrix());
     fixture.event(2, insert(stored("acme", "messages", "a")));

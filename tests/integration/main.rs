@@ -4,6 +4,7 @@
 //! polled, and where it doesn't come the failure names what was missing.
 
 mod affinity;
+mod conformance;
 mod demo;
 mod drain;
 mod embedded;

@@ -82,9 +82,10 @@ pub(crate) mod delivery {
     pub(crate) const HEARTBEAT: u8 = 0x33;
     pub(crate) const GAP: u8 = 0x34;
     pub(crate) const RESYNC: u8 = 0x35;
-    pub(crate) const CAUGHT_UP: u8 = 0x36;
-    pub(crate) const CLOSED: u8 = 0x37;
-    pub(crate) const GO_AWAY: u8 = 0x38;
+    pub(crate) const CATCHING_UP: u8 = 0x36;
+    pub(crate) const CAUGHT_UP: u8 = 0x37;
+    pub(crate) const CLOSED: u8 = 0x38;
+    pub(crate) const GO_AWAY: u8 = 0x39;
 }
 
 /// Why bytes are not the protocol's. Nothing can be decoded after one of these; the connection is to be closed with
@@ -162,7 +163,8 @@ pub fn encode_delivery(message: &Delivery, buffer: &mut BytesMut) {
         Delivery::Resync { seq, handle, reason, live_from } => {
             frame(buffer, delivery::RESYNC, (seq, handle, reason, live_from));
         }
-        Delivery::CaughtUp { handles, positions } => frame(buffer, delivery::CAUGHT_UP, (handles, positions)),
+        Delivery::CatchingUp { handles } => frame(buffer, delivery::CATCHING_UP, handles),
+        Delivery::CaughtUp { handles } => frame(buffer, delivery::CAUGHT_UP, handles),
         Delivery::Closed { handle, reason } => frame(buffer, delivery::CLOSED, (handle, reason)),
         Delivery::GoAway { within_ms, reason } => frame(buffer, delivery::GO_AWAY, (within_ms, reason)),
     }

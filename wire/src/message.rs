@@ -270,14 +270,16 @@ pub enum Delivery {
     Events(Vec<EventEntry>),
     /// The handle stands for this subscription from here on.
     Bound(Box<Bound>),
-    /// All sent before this is all there is up to these positions, for every handle bound in this session.
+    /// All sent before this is all there is up to these positions, for every handle that is bound and isn't catching up.
     Heartbeat { last_seq: u64, positions: Positions },
     /// Changes of the named subscriptions may be missing or meaningless from here. Acked like an event.
     Gap { seq: u64, position: Position, reason: GapReason, handles: Vec<Handle> },
     /// The subscription's continuity is broken: read its state anew. Changes after `live_from` follow. Acked like an event.
     Resync { seq: u64, handle: Handle, reason: ResyncReason, live_from: Positions },
-    /// Catch-up of these subscriptions has reached the live stream.
-    CaughtUp { handles: Vec<Handle>, positions: Positions },
+    /// What these subscriptions lack is read from the source's history. Until they have caught up, heartbeats say nothing of them.
+    CatchingUp { handles: Vec<Handle> },
+    /// These subscriptions have reached the live stream. Heartbeats speak of them again.
+    CaughtUp { handles: Vec<Handle> },
     /// The subscription has ended; its handle is dead.
     Closed { handle: Handle, reason: CloseReason },
     /// The node will close this session soon; reconnect within `within_ms`.
@@ -388,12 +390,12 @@ pub enum GapReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResyncReason {
-    /// The presented position is of another history.
+    /// Its position is of another history than the source's.
     LineageChanged,
-    /// The presented position is older than what this node can deliver from.
-    PositionTooOld,
-    /// More was waiting for this Gateway than its outbox may hold.
-    OutboxOverrun,
+    /// Changes that it lacks can't be had any more.
+    HistoryLost,
+    /// What it lacks could not be read faster than new changes came.
+    TooSlow,
     /// A before-image that `leave` depends on was missing.
     PreimageMissing,
 }

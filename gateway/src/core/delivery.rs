@@ -8,7 +8,7 @@ use super::{
     AppEvent, Change, GatewayCore, SessionId,
     fifo::{Effect, Entry, State},
     session::{Floor, Session},
-    subscriptions::{Phase, Subscription, SubscriptionRef},
+    subscriptions::{NO_FLOORS, Phase, Subscription, SubscriptionRef},
     verify::{Verdict, Verifier},
 };
 
@@ -70,7 +70,8 @@ impl GatewayCore {
             Delivery::Resync { seq, handle, reason, live_from } => {
                 self.resync(session, seq, handle, reason, live_from)?;
             }
-            Delivery::CaughtUp { handles, positions } => self.caught_up(session, &handles, positions)?,
+            Delivery::CatchingUp { handles } => self.catching_up(session, &handles)?,
+            Delivery::CaughtUp { handles } => self.caught_up(session, &handles)?,
             Delivery::Closed { handle, reason } => return self.closed(session, handle, reason),
             Delivery::GoAway { within_ms, reason } => {
                 tracing::debug!(within_ms, ?reason, "the node is about to go");
@@ -152,6 +153,7 @@ impl GatewayCore {
         }
         subscription.session = Some(session.id);
         subscription.bound = true;
+        subscription.catching_up = false;
         let presented = matches!(subscription.phase, Phase::Sent | Phase::Accepted);
         if subscription.item.is_some() && !presented && !subscription.condemned && !subscription.handed.is_empty() {
             return Ok(After::StartOver(reference));
@@ -163,7 +165,7 @@ impl GatewayCore {
                 subscription.handed = live_from.clone();
                 let event = AppEvent::Resync {
                     subscription: Arc::clone(&subscription.key),
-                    reason: ResyncReason::PositionTooOld,
+                    reason: ResyncReason::HistoryLost,
                     live_from: live_from.clone(),
                 };
                 self.counters.resyncs += 1;
@@ -235,6 +237,7 @@ impl GatewayCore {
         if let Some(subscription) = self.subscriptions.get_mut(reference).filter(|s| s.is_open()) {
             subscription.handed = live_from.clone();
             subscription.handed_version = floor_version;
+            subscription.catching_up = false;
             let event =
                 AppEvent::Resync { subscription: Arc::clone(&subscription.key), reason, live_from: live_from.clone() };
             self.counters.resyncs += 1;
@@ -246,16 +249,39 @@ impl GatewayCore {
         Ok(())
     }
 
-    fn caught_up(&mut self, session: &mut Session, handles: &[Handle], positions: Positions) -> Result<(), Violation> {
-        let mut subscriptions = Vec::with_capacity(handles.len());
+    /// Heartbeats say nothing of these any more.
+    fn catching_up(&mut self, session: &mut Session, handles: &[Handle]) -> Result<(), Violation> {
         for handle in handles {
             let reference = subscription_of(session, *handle)?;
-            if let Some(subscription) = self.subscriptions.get_mut(reference) {
-                positions.iter().for_each(|position| subscription.handed.advance(*position));
-                subscriptions.push(reference);
+            let here = |subscription: &&mut Subscription| subscription.session == Some(session.id);
+            let Some(subscription) = self.subscriptions.get_mut(reference).filter(here) else { continue };
+            if std::mem::replace(&mut subscription.catching_up, true) {
+                continue;
             }
+            subscription.handed = subscription.handed_with(Some(&session.handed_floor));
+            subscription.handed_version = NO_FLOORS;
+            self.counters.catch_ups += 1;
+            let event = AppEvent::CatchingUp { subscription: Arc::clone(&subscription.key) };
+            self.put(session, reference, event, ITEM_BYTES, Effect::CatchingUp);
         }
-        self.enqueue(Entry::mark(session.id, 0, Effect::AdvanceAll { subscriptions, positions }));
+        Ok(())
+    }
+
+    /// Those that follow speak of them again.
+    fn caught_up(&mut self, session: &mut Session, handles: &[Handle]) -> Result<(), Violation> {
+        let floor_version = self.floor_version;
+        for handle in handles {
+            let reference = subscription_of(session, *handle)?;
+            let here = |subscription: &&mut Subscription| subscription.session == Some(session.id);
+            let Some(subscription) = self.subscriptions.get_mut(reference).filter(here) else { continue };
+            if !std::mem::take(&mut subscription.catching_up) {
+                continue;
+            }
+            subscription.handed_version = floor_version;
+            self.counters.caught_up += 1;
+            let event = AppEvent::CaughtUp { subscription: Arc::clone(&subscription.key) };
+            self.put(session, reference, event, ITEM_BYTES, Effect::CaughtUp { floor_version });
+        }
         Ok(())
     }
 

@@ -37,6 +37,15 @@ pub enum AppEvent {
         live_from: Positions,
         leaves: bool,
     },
+    /// The subscription is behind, and what it lacks is read from the source's history: its changes come in their order, and are older
+    /// than those of other subscriptions, until it has caught up. Nothing is missing.
+    CatchingUp {
+        subscription: Arc<SubscriptionKey>,
+    },
+    /// The subscription has had all that it lacked, and changes come as they happen. An [`AppEvent::Resync`] ends its being behind, too.
+    CaughtUp {
+        subscription: Arc<SubscriptionKey>,
+    },
     /// The node would not register the subscription; it is gone from this Gateway.
     Rejected {
         subscription: Arc<SubscriptionKey>,
@@ -53,13 +62,15 @@ impl AppEvent {
             | Self::Resync { subscription, .. }
             | Self::Closed { subscription, .. }
             | Self::Live { subscription, .. }
+            | Self::CatchingUp { subscription }
+            | Self::CaughtUp { subscription }
             | Self::Rejected { subscription, .. } => subscription,
         }
     }
 
     /// Notices change nothing that has to be kept, so they need no confirmation.
     pub fn is_notice(&self) -> bool {
-        matches!(self, Self::Live { .. } | Self::Rejected { .. })
+        matches!(self, Self::Live { .. } | Self::CatchingUp { .. } | Self::CaughtUp { .. } | Self::Rejected { .. })
     }
 }
 

@@ -31,10 +31,11 @@ pub(super) enum Effect {
         positions: Positions,
         version: u64,
     },
-    /// These subscriptions are done up to here.
-    AdvanceAll {
-        subscriptions: Vec<SubscriptionRef>,
-        positions: Positions,
+    /// Heartbeats after this one are not about the subscription.
+    CatchingUp,
+    /// Those after this version are again.
+    CaughtUp {
+        floor_version: u64,
     },
     /// The subscription has ended.
     End,

@@ -18,6 +18,8 @@
 //! - What is presented on reconnect is the adopted position, which is also what the application may keep: presenting a position
 //!   says that everything up to it is done. What was handed and isn't done comes again, is dropped, and counts as done once
 //!   everything before it in the queue is.
+//! - While a subscription is catching up, what heartbeats say is neither handed nor adopted for it: what it has is what its own items
+//!   brought.
 //! - `seq` of a session is 1, 2, 3 … without a hole. A hole ends the session, and the next one brings what was missing.
 
 mod delivery;
@@ -50,7 +52,7 @@ use fifo::{Effect, Fifo};
 use jitter::Jitter;
 use links::Link;
 use session::{Session, Stage};
-use subscriptions::{Phase, Subscription, SubscriptionRef, Subscriptions};
+use subscriptions::{NO_FLOORS, Phase, Subscription, SubscriptionRef, Subscriptions};
 
 /// Milliseconds of a monotonic clock that the caller owns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -483,7 +485,9 @@ impl GatewayCore {
                 Effect::Replace { positions, floor_version } => {
                     if let Some(subscription) = entry.subscription.and_then(|s| self.subscriptions.get_mut(s)) {
                         subscription.adopted = positions;
-                        subscription.adopted_version = subscription.adopted_version.max(floor_version);
+                        if subscription.session == Some(entry.session) {
+                            subscription.adopted_version = floor_version;
+                        }
                     }
                 }
                 Effect::Floor { positions, version } => {
@@ -491,11 +495,20 @@ impl GatewayCore {
                         session.adopted_floor = session::Floor { positions, version };
                     }
                 }
-                Effect::AdvanceAll { subscriptions, positions } => {
-                    for reference in subscriptions {
-                        if let Some(subscription) = self.subscriptions.get_mut(reference) {
-                            positions.iter().for_each(|position| subscription.adopted.advance(*position));
-                        }
+                Effect::CatchingUp => {
+                    let floor = self.sessions.get(&entry.session).map(|session| &session.adopted_floor);
+                    if let Some(subscription) = entry.subscription.and_then(|s| self.subscriptions.get_mut(s))
+                        && subscription.session == Some(entry.session)
+                    {
+                        subscription.adopted = subscription.adopted_with(floor);
+                        subscription.adopted_version = NO_FLOORS;
+                    }
+                }
+                Effect::CaughtUp { floor_version } => {
+                    if let Some(subscription) = entry.subscription.and_then(|s| self.subscriptions.get_mut(s))
+                        && subscription.session == Some(entry.session)
+                    {
+                        subscription.adopted_version = floor_version;
                     }
                 }
                 Effect::End => {

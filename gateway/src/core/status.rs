@@ -19,6 +19,9 @@ pub struct Counters {
     pub unwanted_dropped: u64,
     pub gaps: u64,
     pub resyncs: u64,
+    /// Times that a subscription began to catch up, and that one had.
+    pub catch_ups: u64,
+    pub caught_up: u64,
     /// Sessions after the first of each shard.
     pub reconnects: u64,
     /// Sessions that were ended because what the shard sent was not the protocol.
@@ -48,6 +51,8 @@ pub struct Status {
     pub error: Option<String>,
     pub subscriptions: usize,
     pub live: usize,
+    /// Live subscriptions that what they lack is being read for.
+    pub catching_up: usize,
     /// Items that the application has not been given, or is not done with.
     pub queued_items: usize,
     pub counters: Counters,
@@ -73,6 +78,7 @@ impl GatewayCore {
             error: self.terminal.as_ref().map(ToString::to_string).or_else(|| self.contact.error.clone()),
             subscriptions: self.subscriptions.len(),
             live: self.subscriptions.iter().filter(|(_, s)| s.bound && !s.ended && !s.condemned).count(),
+            catching_up: self.subscriptions.iter().filter(|(_, s)| s.bound && s.catching_up && !s.ended).count(),
             queued_items: self.fifo.len(),
             counters: self.counters,
         }

@@ -49,6 +49,8 @@ pub(super) struct Subscription {
     pub(super) session: Option<SessionId>,
     /// Whether a handle stands for it in that session.
     pub(super) bound: bool,
+    /// What it lacks comes from the source's history: the heartbeats of its session are not about it.
+    pub(super) catching_up: bool,
     /// To be removed at the node; nothing of it is handed out any more.
     pub(super) condemned: bool,
     /// Its end was told by the node. What came before the end is still handed out.
@@ -78,6 +80,7 @@ impl Subscription {
             ever_accepted: false,
             session: None,
             bound: false,
+            catching_up: false,
             condemned: false,
             ended: false,
             redirects: 0,
@@ -103,6 +106,7 @@ impl Subscription {
         self.keep_floors(session, floor_version);
         self.session = None;
         self.bound = false;
+        self.catching_up = false;
         self.phase = Phase::Idle;
         self.redirects = 0;
     }
@@ -135,6 +139,9 @@ impl Subscription {
         live_from.iter().any(|live| self.handed.get(live.backend).is_some_and(|have| !live.is_covered_by(have)))
     }
 }
+
+/// In the place of a heartbeat's version: no heartbeat tells more.
+pub(super) const NO_FLOORS: u64 = u64::MAX;
 
 fn joined(own: &Positions, version: u64, floor: Option<&Floor>) -> Positions {
     let mut positions = own.clone();

@@ -81,6 +81,44 @@ fn one_range_by_the_thousand() {
     harness.index.check_empty();
 }
 
+/// More fields with ranges than a partition names itself, and more ranges of each than stand in it; coming, and going again.
+#[test]
+fn many_ranges_of_many_fields() {
+    let mut harness = Harness::new();
+    let mut ranges = Vec::new();
+    for number in 0..80_u32 {
+        for field in 0..20 {
+            let (lower, upper) = (number * 7 % 80, number * 7 % 80 + field % 5 + 1);
+            let filters = format!(
+                r#"[{{"field":"f{field}","op":">=","value":{lower}}},{{"field":"f{field}","op":"<","value":{upper}}}]"#
+            );
+            let slots = harness.subscribe(1, &filters, "");
+            ranges.push((slots[0], field, lower, upper));
+        }
+    }
+    let mut document = RawDocumentBuf::new();
+    for field in 0..20 {
+        document.append(<&bson::raw::CStr>::try_from(format!("f{field}").as_str()).unwrap(), field * 4);
+    }
+    let expected = |ranges: &[(u32, u32, u32, u32)]| {
+        let holds = |(_, field, lower, upper): &&(u32, u32, u32, u32)| (*lower..*upper).contains(&(field * 4));
+        let mut slots: Vec<u32> = ranges.iter().filter(holds).map(|range| range.0).collect();
+        slots.sort_unstable();
+        slots
+    };
+    assert!(expected(&ranges).len() > 20);
+    assert_eq!(harness.slots(&document), expected(&ranges));
+    for round in 0.. {
+        let Some(at) = ranges.len().checked_sub(1) else { break };
+        harness.index.remove(ranges.swap_remove(round * 31 % (at + 1)).0);
+        if round % 97 == 0 || ranges.len() < 30 {
+            assert_eq!(harness.slots(&document), expected(&ranges));
+            harness.index.check_invariants();
+        }
+    }
+    harness.index.check_empty();
+}
+
 #[test]
 fn ten_thousand_fields_and_paths() {
     let mut harness = Harness::new();
@@ -96,6 +134,40 @@ fn ten_thousand_fields_and_paths() {
         }
     }
     assert_eq!(harness.slots(&document), expected);
+}
+
+/// Where the last document had one name, the next has another that differs in one byte, is shorter by one or longer by one.
+#[test]
+fn names_that_are_nearly_the_same() {
+    const NAME: &str = "abcdefghijklmnopqrstuvwxyz";
+    let document = |name: &str| {
+        let mut document = RawDocumentBuf::new();
+        document.append(<&bson::raw::CStr>::try_from(name).unwrap(), 1);
+        document.append(cstr!("last"), "so that no name is near the end of the document");
+        document
+    };
+    for length in 1..NAME.len() {
+        let name = &NAME[..length];
+        let mut harness = Harness::new();
+        let slots = harness.subscribe(1, &format!(r#"[{{"field":"{name}","op":"==","value":1}}]"#), "");
+        let mut others = vec![NAME[..length - 1].to_owned(), NAME[..length + 1].to_owned()];
+        others.extend((0..length).map(|at| format!("{}-{}", &name[..at], &name[at + 1..])));
+        for other in others {
+            assert_eq!(harness.slots(&document(name)), slots, "{name}");
+            assert_eq!(harness.slots(&document(&other)), [0_u32; 0], "{other} is not {name}");
+        }
+    }
+}
+
+/// Bytes that are well-formed one way where a name is taken for its beginning, and another way where it isn't.
+#[test]
+fn a_name_that_goes_on_into_its_value() {
+    let mut harness = Harness::new();
+    let slots = harness.subscribe(1, r#"[{"field":"abc","op":"==","value":256}]"#, "");
+    assert_eq!(harness.slots(&RawDocumentBuf::try_from(&doc! { "abc": 256, "x": "long enough" }).unwrap()), slots);
+    // From the NUL on, the value's first bytes are 256, and its last one is the type of a null.
+    let document = RawDocumentBuf::try_from(&doc! { "abcd": 0x0A00_0001, "x": bson::Bson::Null }).unwrap();
+    assert_eq!(harness.slots(&document), [0_u32; 0]);
 }
 
 #[test]

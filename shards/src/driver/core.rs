@@ -4,8 +4,8 @@ use bytes::BytesMut;
 use wire::Positions;
 
 use crate::{
-    ConnectionId, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, Shard, ShardStats, SubscriptionCounts,
-    SyncState,
+    CatchUpWanted, ConnectionId, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, Shard, ShardStats,
+    SubscriptionCounts, SyncState,
 };
 
 pub(super) trait Core: 'static {
@@ -21,6 +21,9 @@ pub(super) trait Core: 'static {
     /// Version of what [`Self::sync_state`] gives, without the cost of giving it.
     fn sync_version(&self) -> u64;
     fn sync_state(&self) -> SyncState;
+    /// Version of what [`Self::catch_up_wanted`] gives.
+    fn catch_up_version(&self) -> u64;
+    fn catch_up_wanted(&self) -> CatchUpWanted;
     fn stats(&self) -> ShardStats;
     /// Walks over all subscriptions.
     fn count_subscriptions(&self) -> SubscriptionCounts;
@@ -61,6 +64,14 @@ impl Core for Shard {
 
     fn sync_state(&self) -> SyncState {
         Shard::sync_state(self)
+    }
+
+    fn catch_up_version(&self) -> u64 {
+        Shard::catch_up_version(self)
+    }
+
+    fn catch_up_wanted(&self) -> CatchUpWanted {
+        Shard::catch_up_wanted(self)
     }
 
     fn stats(&self) -> ShardStats {

@@ -102,6 +102,11 @@ impl<T> RingProducer<T> {
         .await
     }
 
+    /// Whether at most half of the ring is taken: room enough for what may wait, without taking it from what may not.
+    pub fn has_room_to_spare(&self) -> bool {
+        self.shared.queue.len() <= self.shared.queue.capacity() / 2
+    }
+
     /// Pushes, waiting for room. The item is lost when the future is dropped before its end; where that can happen, await
     /// [`Self::room`] and push then.
     pub async fn push(&mut self, item: T) -> Result<(), Closed> {

@@ -2,8 +2,8 @@
 //! whole collections; all others of the tenant may or may not have matched the document.
 
 use bson::RawDocumentBuf;
-use bson::raw::{CStr, RawBsonRef, cstr};
-use predicate::{Budget, ChangeType, Context, Mapping, Outcome, Predicate, Value, raw_of_stored_id};
+use bson::raw::{CStr, cstr};
+use predicate::{Budget, ChangeType, Context, Mapping, Outcome, Predicate, raw_of_stored_id};
 use wire::{Certainty, PlaceHash, Transition};
 
 use super::{Hit, Index, MatchCounts, Rules, Shown};
@@ -66,7 +66,7 @@ impl Index {
         match &*self.mapping {
             Mapping::Plain => document.append(cstr!("_id"), raw_of_stored_id(&change.key)?),
             Mapping::Nested(nested) => {
-                let id = text_of(predicate.document_id()?)?;
+                let id = predicate.document_id()?.as_text()?;
                 let mut user = RawDocumentBuf::new();
                 user.append(<&CStr>::try_from(&*nested.id).ok()?, id);
                 document.append(<&CStr>::try_from(&*nested.data).ok()?, user);
@@ -86,13 +86,6 @@ impl Index {
         }
         (bare_deletes == BareDeletes::Unknown).then_some(Certainty::Unknown)
     }
-}
-
-/// The string that the value is, if it is one.
-fn text_of(value: &Value) -> Option<&str> {
-    // A string's canonical form is a tag and its bytes; making the value again proves that it was one.
-    let text = std::str::from_utf8(value.as_bytes().get(1..)?).ok()?;
-    (Value::of(RawBsonRef::String(text))? == *value).then_some(text)
 }
 
 fn leave(slot: u32, shown: Shown, certainty: Certainty) -> Hit {

@@ -4,7 +4,8 @@
 //! - Entries are numbered without gaps in the order of the ring; `first` is the number of the oldest one kept.
 //! - An entry has at least one target. Its targets are ordered by Gateway, then group, then subscription, so that each
 //!   Gateway has one run of them, and each group one within that.
-//! - `unsettled` of an entry is the number of its targets that aren't settled. A settled target never becomes unsettled.
+//! - `unsettled` of an entry is the number of its targets that aren't settled. A settled target never becomes unsettled. Those of an
+//!   entry that a pass brought are settled from the start.
 //! - Bytes of a batch that a change was read in are copied, never kept: one small document must not hold a large batch. They
 //!   are kept as they will be sent, so what a Gateway is sent is a copy of them behind its own handles.
 //! - Entries come and go in one order, so what they are made of is cut from a few large pieces of memory.
@@ -40,6 +41,8 @@ pub(crate) struct Entry {
     /// The last position of this backend that came before it.
     pub(crate) previous: Option<Position>,
     pub(crate) what: What,
+    /// A pass brought it: nobody is owed it, and nothing is held back for it.
+    pub(crate) of_pass: bool,
     pub(crate) unsettled: u32,
     targets: Run,
     /// Events, one for each group, as they are sent. Where there is more than one group, the ends of all of them stand before the first, as
@@ -70,6 +73,7 @@ pub(crate) struct NewEntry<'a> {
     pub(crate) position: Position,
     pub(crate) previous: Option<Position>,
     pub(crate) what: What,
+    pub(crate) of_pass: bool,
     /// What is the same for all targets that are shown one image, by group.
     pub(crate) groups: &'a [EventBody<'a>],
 }
@@ -253,15 +257,21 @@ impl Log {
         debug_assert!(targets.len() > 0, "an entry for nobody");
         let number = self.next();
         let targets = self.targets.append(targets.len(), |items| items.extend(targets));
+        if new.of_pass {
+            for target in self.targets.get_mut(targets) {
+                target.settle();
+            }
+        }
         let bodies = match new.groups {
             [] => Run::default(),
             _ => self.bodies.append(new.bodies_bytes_max(), |out| new.encode_bodies(out)),
         };
-        let NewEntry { position, previous, what, groups } = *new;
-        let (unsettled, groups) = (targets.len() as u32, groups.len() as u32);
-        let entry = Entry { position, previous, what, unsettled, targets, bodies, groups };
+        let NewEntry { position, previous, what, of_pass, groups } = *new;
+        let unsettled = if of_pass { 0 } else { targets.len() as u32 };
+        let entry =
+            Entry { position, previous, what, of_pass, unsettled, targets, bodies, groups: groups.len() as u32 };
         self.bytes += entry.bytes();
-        self.unsettled_entries += 1;
+        self.unsettled_entries += usize::from(unsettled > 0);
         self.entries.push_back(entry);
         number
     }

@@ -23,14 +23,9 @@ impl Marks {
         &self.received
     }
 
-    /// Whether the ring has already brought everything up to this position.
-    pub(crate) fn has_received(&self, position: &Position) -> bool {
-        self.received.covers(position)
-    }
-
-    /// Takes a position in that [`Marks::has_received`] denies.
+    /// Takes in a position that has not come before.
     pub(crate) fn receive_next(&mut self, position: Position) {
-        debug_assert!(!self.has_received(&position), "{position} has come before");
+        debug_assert!(!self.received.covers(&position), "{position} has come before");
         self.received.set(position);
     }
 
@@ -88,7 +83,7 @@ mod tests {
         fn owe(&mut self, position: Position) -> u64 {
             let previous = self.marks.received().get(position.backend).copied();
             let what = What::Gap(GapReason::Oversize);
-            let new = NewEntry { position, previous, what, groups: &[] };
+            let new = NewEntry { position, previous, what, of_pass: false, groups: &[] };
             let number = self.log.append(&new, [Target::of_test()].into_iter());
             self.marks.receive(position);
             number

@@ -1,13 +1,16 @@
 //! A subscription goes live, is bound to a handle, and is told what it missed or that it missed something.
 
-use wire::{Bound, Positions, ResyncReason};
+use smallvec::SmallVec;
+use wire::{BackendId, Bound, Position, Positions, ResyncReason};
 
 use super::Shard;
+use super::behind::Falls;
 use super::work::{BIND_UNITS, ENTRY_UNITS, Units};
 use crate::Output;
 use crate::outbox::Settle;
 use crate::session::{Batch, Item, Presented, Walk};
-use crate::subscription::{GatewayId, SubId, Subscriptions};
+use crate::stats::Cause;
+use crate::subscription::{GatewayId, SubId, earlier};
 
 impl Shard {
     /// Has it take note of being live, if it is. Whether it is.
@@ -47,15 +50,40 @@ impl Shard {
         self.subs.go_live(id, live_from);
         let presented = self.subs.rare_if_any(id).map(|rare| std::mem::take(&mut rare.floor)).unwrap_or_default();
         if !presented.is_empty() {
-            match judge(&self.subs, id, &presented, live_from) {
-                Some(reason) => self.subs.rare_mut(id).broken = Some(reason),
-                None => self.raise_floor(id, &presented),
+            match self.judge(id, &presented, live_from) {
+                Begin::Anew(reason) => self.subs.rare_mut(id).broken = Some(reason),
+                Begin::GoesOn(from) => self.go_on(id, &presented, from, out),
             }
         }
         let Some(sub) = self.subs.get(id) else { return };
         let here = self.gateways.session(self.subs.gateway_of(sub));
         if here.is_some_and(|session| session.synced || session.has_met(sub)) {
             self.bind(id, out);
+        }
+    }
+
+    /// It is about to be bound, and lacks what comes after `from` of each backend.
+    fn go_on(&mut self, id: SubId, presented: &Positions, from: From, out: &mut Vec<Output>) {
+        if let Some(rare) = self.subs.rare_if_any(id) {
+            rare.broken = None;
+            rare.lost.clear();
+        }
+        self.raise_floor(id, presented);
+        for position in presented.iter() {
+            if !from.iter().any(|from| from.backend == position.backend) {
+                self.has_caught_up(id, position.backend, out);
+            }
+        }
+        let cause = if presented.is_empty() { Cause::LeftLog } else { Cause::Presented };
+        for at in from {
+            self.fall_behind(id, at, Falls::Anew, cause, out);
+        }
+    }
+
+    /// Its application has all that has come of a backend.
+    fn has_caught_up(&mut self, id: SubId, backend: BackendId, out: &mut Vec<Output>) {
+        if let Some(received) = self.marks.received().get(backend).copied() {
+            self.meets_the_live_stream(id, received, out);
         }
     }
 
@@ -106,7 +134,7 @@ impl Shard {
             units.take(ENTRY_UNITS);
             at -= 1;
             from = known.log[at];
-            if let Some(entry) = self.log.get(from)
+            if let Some(entry) = self.log.get(from).filter(|entry| !entry.of_pass)
                 && lowest.covers(&entry.position)
             {
                 open.retain(|backend| *backend != entry.position.backend);
@@ -128,13 +156,14 @@ impl Shard {
                 break;
             }
             units.take(ENTRY_UNITS);
-            let Some(entry) = self.log.get(number) else { continue };
+            // What a pass brought is read again from where its Gateway has got to.
+            let Some(entry) = self.log.get(number).filter(|entry| !entry.of_pass) else { continue };
             let Some(slice) = entry.slice(gateway) else { continue };
             let mut again: Vec<SubId> = Vec::new();
             for at in slice.range() {
                 let target = &entry.targets[at];
                 let Some(positions) = session.batch.positions_of(target.sub) else { continue };
-                if self.subs.get(target.sub).is_none() || self.subs.is_skipped(target.sub, number) {
+                if self.subs.get(target.sub).is_none() || self.subs.is_skipped(target.sub, number, &entry.position) {
                     continue;
                 }
                 if positions.covers(&entry.position) {
@@ -146,7 +175,8 @@ impl Shard {
             units.take(slice.range().len() as u32 / TARGETS_A_UNIT);
             if !again.is_empty() {
                 again.sort_unstable();
-                items.push(Item::Replay { number, start: 0, subs: again.into() });
+                let position = Box::new(entry.position);
+                items.push(Item::Replay { number, start: 0, subs: again.into(), position });
             }
         }
         settled.into_iter().for_each(|settle| self.settle(settle));
@@ -170,20 +200,15 @@ impl Shard {
             if self.subs.get(*id).is_none() {
                 continue;
             }
-            match judge(&self.subs, *id, positions, self.marks.received()) {
-                Some(reason) => resyncs.push((*id, reason)),
-                None => {
-                    if let Some(rare) = self.subs.rare_if_any(*id) {
-                        rare.broken = None;
-                    }
-                    self.raise_floor(*id, positions);
-                }
+            match self.judge(*id, positions, self.marks.received()) {
+                Begin::Anew(reason) => resyncs.push((*id, reason)),
+                Begin::GoesOn(from) => self.go_on(*id, positions, from, out),
             }
         }
         for reason in [
             ResyncReason::LineageChanged,
-            ResyncReason::PositionTooOld,
-            ResyncReason::OutboxOverrun,
+            ResyncReason::HistoryLost,
+            ResyncReason::TooSlow,
             ResyncReason::PreimageMissing,
         ] {
             let broken: Vec<SubId> = resyncs.iter().filter(|(_, why)| *why == reason).map(|(id, _)| *id).collect();
@@ -197,7 +222,7 @@ impl Shard {
         replays.into_iter().for_each(|item| self.queue(gateway, item, out));
     }
 
-    /// Gives it a handle in its Gateway's session. Tells of a break that nobody has been told of.
+    /// Gives it a handle in its Gateway's session. Tells of a break that nobody has been told of, and that it is behind, if it is.
     pub(super) fn bind(&mut self, id: SubId, out: &mut Vec<Output>) {
         let Some(sub) = self.subs.get(id) else { return };
         let gateway = self.subs.gateway_of(sub);
@@ -220,8 +245,77 @@ impl Shard {
             self.stats.resyncs.count(reason);
             self.queue(gateway, Item::Resync { sub: id, reason }, out);
         }
+        let behind = self.subs.rare(id).map(|rare| rare.behind.iter().map(|behind| behind.at.backend));
+        let behind: SmallVec<[BackendId; 1]> = behind.into_iter().flatten().collect();
+        if !behind.is_empty() {
+            self.queue(gateway, Item::CatchingUp(id), out);
+            behind.into_iter().for_each(|backend| self.starts_waiting(id, backend, None));
+        }
+    }
+
+    /// How a subscription begins in a session that presents these positions for it, or none. `now` are the last positions received.
+    fn judge(&self, id: SubId, presented: &Positions, now: &Positions) -> Begin {
+        let Some(sub) = self.subs.get(id) else { return Begin::GoesOn(From::new()) };
+        let rare = self.subs.rare(id);
+        let broken = rare.and_then(|rare| rare.broken);
+        let lineage_is_over =
+            |position: &Position| now.get(position.backend).is_some_and(|now| now.lineage != position.lineage);
+        let mut from = From::new();
+        if presented.is_empty() {
+            if let Some(reason) = broken {
+                return Begin::Anew(reason);
+            }
+            let gateway = self.gateways.get(self.subs.gateway_of(sub));
+            let lost = rare.into_iter().flat_map(|rare| &rare.lost);
+            let lost = lost.filter(|lost| gateway.is_none_or(|gateway| !gateway.is_done(lost))).map(|lost| lost.from);
+            let behind = rare.into_iter().flat_map(|rare| &rare.behind).map(|behind| behind.done);
+            for position in behind.chain(lost) {
+                match from.iter_mut().find(|from| from.backend == position.backend) {
+                    Some(from) => *from = earlier(*from, position),
+                    None => from.push(position),
+                }
+            }
+            let is_over = from.iter().any(lineage_is_over);
+            return if is_over { Begin::Anew(ResyncReason::LineageChanged) } else { Begin::GoesOn(from) };
+        }
+        if presented.iter().any(lineage_is_over) {
+            return Begin::Anew(ResyncReason::LineageChanged);
+        }
+        let live_from = self.subs.live_from(sub);
+        let tail = self.subs.tail_of(id);
+        let is_behind = |backend| rare.is_some_and(|rare| rare.behind(backend).is_some());
+        let too_old = |position: &Position| {
+            let before = |bound: &Positions| {
+                let bound = bound.get(position.backend);
+                bound.is_some_and(|bound| bound.compare(position).is_some_and(|order| order.is_gt()))
+            };
+            before(live_from) || before(&tail)
+        };
+        let has_all = |position: &Position| now.get(position.backend).is_some_and(|now| now.is_covered_by(position));
+        let lacks = |position: &&Position| !has_all(position) && (is_behind(position.backend) || too_old(position));
+        from.extend(presented.iter().filter(lacks).copied());
+        // A backend of which nothing was presented counts as had up to where the subscription began.
+        let not_presented = live_from.iter().filter(|from| presented.get(from.backend).is_none());
+        from.extend(not_presented.filter(lacks).copied());
+        let others = rare.into_iter().flat_map(|rare| &rare.behind).map(|behind| behind.done);
+        from.extend(others.filter(|at| presented.get(at.backend).or(live_from.get(at.backend)).is_none()));
+        match broken {
+            Some(reason) if !from.is_empty() => Begin::Anew(reason),
+            _ => Begin::GoesOn(from),
+        }
     }
 }
+
+/// How a subscription begins in a session.
+#[derive(Debug)]
+enum Begin {
+    /// Its continuity is broken.
+    Anew(ResyncReason),
+    /// What it has not had is in the log, but for these backends, where it is in the history after these positions.
+    GoesOn(From),
+}
+
+type From = SmallVec<[Position; 1]>;
 
 /// For each backend, the lowest position that anybody in the batch presents. A backend of which somebody who presents any presents
 /// none isn't named, nor one whose history is another one now.
@@ -238,31 +332,6 @@ fn lowest_of(batch: &Batch, received: &Positions) -> Positions {
         Some(lowest)
     };
     received.iter().filter_map(lowest).collect()
-}
-
-/// Why a subscription can't go on from the presented positions, if it can't. `now` are the last positions received.
-fn judge(subs: &Subscriptions, id: SubId, presented: &Positions, now: &Positions) -> Option<ResyncReason> {
-    let broken = subs.rare(id).and_then(|rare| rare.broken);
-    if presented.is_empty() {
-        return broken;
-    }
-    for position in presented.iter() {
-        if now.get(position.backend).is_some_and(|now| now.lineage != position.lineage) {
-            return Some(ResyncReason::LineageChanged);
-        }
-    }
-    let live_from = subs.live_from(subs.get(id)?);
-    let tail = subs.tail_of(id);
-    let too_old = |position: &wire::Position| {
-        let before = |bound: &Positions| {
-            bound.get(position.backend).is_some_and(|bound| bound.compare(position).is_some_and(|order| order.is_gt()))
-        };
-        before(live_from) || before(&tail)
-    };
-    // A backend of which nothing was presented counts as had up to where the subscription began.
-    let lost_of_others =
-        tail.iter().filter(|tail| presented.get(tail.backend).is_none()).any(|tail| !live_from.covers(tail));
-    (presented.iter().any(too_old) || lost_of_others).then(|| broken.unwrap_or(ResyncReason::PositionTooOld))
 }
 
 /// Targets of an entry that are looked at for one unit.

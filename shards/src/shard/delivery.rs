@@ -1,13 +1,15 @@
 //! From what waits for a session to the bytes of its delivery stream.
 
 use bytes::BytesMut;
-use wire::{Certainty, Delivery, MAX_FRAME_BODY_BYTES, ResyncReason, Target, begin_events, encode_delivery};
+use wire::{Certainty, Delivery, Handle, MAX_FRAME_BODY_BYTES, Position, Target, begin_events, encode_delivery};
 
 use super::Shard;
-use crate::config::EVENTS_PER_FRAME_MAX;
+use super::behind::Falls;
+use crate::config::{EVENTS_PER_FRAME_MAX, HANDLES_PER_FRAME_MAX};
 use crate::outbox::{EntryRef, Places, Slice, What};
 use crate::session::{InFlight, Item, Sent, Session};
-use crate::subscription::{GatewayId, SubId, Subscriptions};
+use crate::stats::Cause;
+use crate::subscription::{GatewayId, Lost, SubId, Subscriptions, just_before};
 use crate::{ConnectionId, Millis};
 
 impl Shard {
@@ -51,6 +53,9 @@ impl Shard {
                 // What a storm made large is given back.
                 session.queue.shrink_to(QUEUE_KEPT);
             }
+            if session.full || !session.waits.is_empty() {
+                self.has_drained(gateway);
+            }
         }
         written
     }
@@ -78,12 +83,46 @@ impl Shard {
                 session.in_flight.push_back(InFlight { seq, bytes: 0, sent: Sent::Resync { sub: id, reason } });
                 Delivery::Resync { seq, handle, reason, live_from }
             }
+            Some(Item::CatchingUp(id)) => {
+                let mut handles: Vec<Handle> =
+                    self.subs.get(id).and_then(|sub| session.handle_of(sub)).into_iter().collect();
+                while handles.len() < HANDLES_PER_FRAME_MAX
+                    && let Some(Item::CatchingUp(id)) = session.queue.front()
+                {
+                    handles.extend(self.subs.get(*id).and_then(|sub| session.handle_of(sub)));
+                    session.queue.pop_front();
+                }
+                Delivery::CatchingUp { handles }
+            }
+            Some(Item::CaughtUp { sub, upto }) => {
+                let mut handles: Vec<Handle> = Vec::new();
+                let mut next = Some((sub, upto));
+                while let Some((id, upto)) = next {
+                    handles.extend(self.subs.get(id).and_then(|sub| session.handle_of(sub)));
+                    // All that passes brought to it has been sent, unless it has been behind once more since.
+                    let sent = |lost: &&mut Lost| lost.session == session.base() && lost.before <= upto;
+                    for lost in self.subs.lost_mut(id).iter_mut().filter(sent) {
+                        lost.seq.get_or_insert(session.last_seq);
+                    }
+                    next = match session.queue.front() {
+                        Some(Item::CaughtUp { sub, upto }) if handles.len() < HANDLES_PER_FRAME_MAX => {
+                            Some((*sub, *upto))
+                        }
+                        _ => None,
+                    };
+                    next.inspect(|_| _ = session.queue.pop_front());
+                }
+                Delivery::CaughtUp { handles }
+            }
             Some(Item::Live { .. } | Item::Replay { .. }) | None => {
                 debug_assert!(false, "a log entry where there is none");
                 return;
             }
         };
-        encode_delivery(&message, buf);
+        if !matches!(&message, Delivery::CatchingUp { handles } | Delivery::CaughtUp { handles } if handles.is_empty())
+        {
+            encode_delivery(&message, buf);
+        }
     }
 
     /// Writes log entries from the front of the queue: one `Gap`, or one `Events` of as many as fit. False where the first one
@@ -91,18 +130,18 @@ impl Shard {
     fn fill_entries(&mut self, gateway: GatewayId, bytes_max: usize, first: bool, buf: &mut BytesMut) -> bool {
         let Self { gateways, log, subs, stats, named, .. } = self;
         let Some(session) = gateways.session_mut(gateway) else { return false };
-        let mut missed: Vec<SubId> = Vec::new();
+        let mut missed: Vec<Missed> = Vec::new();
         let mut room = true;
         let mut events = begin_events(buf);
         let mut gap = None;
         while let Some(item) = session.queue.front() {
             let Some(number) = item.number() else { break };
             let Some(entry) = log.get(number) else {
-                if let Some(Item::Replay { number, subs: again, .. }) = take_entry(session) {
-                    // It left the log before it was sent again. Who was owed it has been told already.
-                    missed.extend(
-                        again.into_iter().filter(|id| subs.get(*id).is_some() && !subs.is_skipped(*id, number)),
-                    );
+                if let Some(Item::Replay { number, subs: again, position, .. }) = take_entry(session) {
+                    // It left the log before it was sent again. Of what was to be sent for the first time, that is known already.
+                    let again = again.into_iter().filter(|id| subs.get(*id).is_some());
+                    let again = again.filter(|id| !subs.is_skipped(*id, number, &position));
+                    missed.extend(again.map(|sub| Missed { sub, position: *position, cause: Cause::LeftLog }));
                 }
                 if missed.is_empty() {
                     continue;
@@ -152,21 +191,34 @@ impl Shard {
                 encode_delivery(&Delivery::Gap { seq, position: entry.position, reason, handles }, buf);
             }
         }
-        if !missed.is_empty() {
-            // Before anything later of theirs is sent: a position after what they miss must not be adopted.
-            let mut out = Vec::new();
-            self.resync(missed, ResyncReason::OutboxOverrun, &mut out);
-            debug_assert!(out.is_empty(), "the driver is filling already");
+        // Before anything later of theirs is sent: a position after what they miss must not be adopted.
+        let mut out = Vec::new();
+        for Missed { sub, position, cause } in missed {
+            self.fall_behind(sub, just_before(&position), Falls::Back, cause, &mut out);
         }
+        debug_assert!(out.is_empty(), "the driver is filling already");
         room
     }
+}
+
+/// A subscription that can't be sent a log entry.
+struct Missed {
+    sub: SubId,
+    position: Position,
+    cause: Cause,
 }
 
 /// Takes the first item off the queue.
 fn take_entry(session: &mut Session) -> Option<Item> {
     let item = session.queue.pop_front()?;
-    if let Item::Live { bytes, .. } = &item {
-        session.waiting_bytes -= bytes;
+    match &item {
+        Item::Live { number, bytes, .. } => {
+            session.waiting_bytes -= bytes;
+            session.waiting_events -= 1;
+            session.next_live = number + 1;
+        }
+        Item::Replay { .. } => session.waiting_replays -= 1,
+        _ => {}
     }
     Some(item)
 }
@@ -208,7 +260,7 @@ impl Part {
         entry: &EntryRef<'_>,
         subs: &Subscriptions,
         named: &mut Vec<Target>,
-        missed: &mut Vec<SubId>,
+        missed: &mut Vec<Missed>,
     ) -> Places {
         named.clear();
         named.reserve(self.slice.range().len());
@@ -225,13 +277,13 @@ impl Part {
             let Some(sub) = subs.get(target.sub) else { continue };
             let Some(handle) = handles.of(sub) else { continue };
             let is_for_it = sub.mark() <= marks && again.is_none_or(|subs| subs.binary_search(&target.sub).is_ok());
-            if !is_for_it || (sub.has_rare() && subs.is_skipped(target.sub, number)) {
+            if !is_for_it || (sub.has_rare() && subs.is_skipped(target.sub, number, &entry.position)) {
                 continue;
             }
             let (transition, certainty) = (target.transition(), target.certainty());
             if certainty == Certainty::Unverified && !session.can_verify {
                 // It was matched for a session that could verify, and this one can't.
-                missed.push(target.sub);
+                missed.push(Missed { sub: target.sub, position: entry.position, cause: Cause::Unverifiable });
                 continue;
             }
             if run.end != at {
@@ -256,7 +308,7 @@ impl Part {
             session.waiting_bytes -= bytes;
         }
         if self.slice.end == self.end {
-            session.queue.pop_front();
+            take_entry(session);
         } else {
             match session.queue.front_mut() {
                 Some(Item::Live { start, .. }) => *start = self.slice.end,
@@ -274,7 +326,11 @@ impl Part {
         }
         let seq = seq?;
         session.in_flight_bytes += bytes;
-        session.in_flight.push_back(InFlight { seq, bytes, sent: Sent::Entry { number, targets: sent } });
+        let sent = match entry.of_pass {
+            true => Sent::OfPass { number, targets: sent },
+            false => Sent::Entry { number, targets: sent },
+        };
+        session.in_flight.push_back(InFlight { seq, bytes, sent });
         Some(seq)
     }
 }

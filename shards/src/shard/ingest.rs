@@ -4,7 +4,8 @@
 //! - Changes are matched together, up to [`BATCH_MAX`] at a time, and become log entries one by one in their order. Whom a change
 //!   matches doesn't depend on what became of the changes before it: only other items of the ring and requests change who
 //!   is subscribed, and they end a batch.
-//! - Whether a change has come before, and whom it is told to, is decided when it has its turn.
+//! - Whether a change has come before, and whom it is told to, is decided when it has its turn. Changes of the live stream and of passes
+//!   are matched alike, and together.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,15 +15,19 @@ use smallvec::SmallVec;
 use wire::{Certainty, EventBody, Operation, Position, Positions, ResyncReason, Transition};
 
 use super::Shard;
+use super::behind::Falls;
 use crate::index::{MatchCounts, Matched, Rules, Shown};
 use crate::outbox::{GROUPS_MAX, NewEntry, Target, What};
-use crate::subscription::{GatewayId, SubId};
-use crate::{Bare, BareDeletes, Change, FromIngest, Gap, Image, Millis, Output, Scope};
+use crate::passes::End;
+use crate::stats::Cause;
+use crate::subscription::{GatewayId, SubId, just_before};
+use crate::{Bare, BareDeletes, CatchUp, Change, FromIngest, Gap, Image, Millis, Output, Scope};
 
 /// Changes that are matched together, and what they match. Empty between two inputs; kept for its memory.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    changes: Vec<Arc<Change>>,
+    /// Each with the pass that brought it, if one did.
+    changes: Vec<(Arc<Change>, Option<u64>)>,
     matched: Matched,
     /// Whom one change is told to.
     told: Vec<Told>,
@@ -62,27 +67,51 @@ impl Shard {
         self.set_time(now);
         let mut batch = std::mem::take(&mut self.batch);
         for item in items {
-            match item {
-                FromIngest::Change(change) => {
-                    batch.changes.push(change);
-                    if batch.changes.len() == BATCH_MAX {
-                        self.take_batch(&mut batch, out);
-                    }
-                }
+            let (change, pass) = match item {
+                FromIngest::Change(change) => (change, None),
+                FromIngest::CatchUp(CatchUp::Change { pass, change }) => (change, Some(pass)),
                 other => {
                     self.take_batch(&mut batch, out);
-                    match other {
-                        FromIngest::Change(_) => {}
-                        FromIngest::Progress(position) => self.marks.receive(position),
-                        FromIngest::FilterSeen { version, positions } => self.on_filter_seen(version, &positions),
-                        FromIngest::Gap(gap) => self.on_gap(&gap, out),
-                        FromIngest::CatchUp(_) => {}
-                    }
+                    self.take_other(other, out);
+                    continue;
                 }
+            };
+            batch.changes.push((change, pass));
+            if batch.changes.len() == BATCH_MAX {
+                self.take_batch(&mut batch, out);
             }
         }
         self.take_batch(&mut batch, out);
         self.batch = batch;
+    }
+
+    /// What is no change.
+    fn take_other(&mut self, item: FromIngest, out: &mut Vec<Output>) {
+        match item {
+            FromIngest::Progress(position) => self.marks.receive(position),
+            FromIngest::FilterSeen { version, positions } => self.on_filter_seen(version, &positions),
+            FromIngest::Gap(gap) => self.on_gap(&gap, None, out),
+            FromIngest::CatchUp(CatchUp::Began { pass, from }) => self.pass_begins(pass, from),
+            FromIngest::CatchUp(CatchUp::Gap { pass, gap }) => self.on_gap(&gap, Some(pass), out),
+            FromIngest::CatchUp(CatchUp::Progress { pass, position }) => self.pass_goes_on(pass, position),
+            FromIngest::CatchUp(CatchUp::CaughtUp { pass, position }) => {
+                self.pass_ends(position.backend, pass, End::CaughtUp(position));
+            }
+            FromIngest::CatchUp(CatchUp::Failed { pass, backend, failure }) => self.pass_fails(pass, backend, failure),
+            FromIngest::Change(_) | FromIngest::CatchUp(CatchUp::Change { .. }) => {
+                debug_assert!(false, "changes are taken in batches");
+            }
+        }
+    }
+
+    /// Up to where what brings this has come before it: the live stream, or a pass that is running. None if it has come already, or
+    /// nobody brings it. None within: nothing has come before it.
+    fn previous(&mut self, position: &Position, pass: Option<u64>) -> Option<Option<Position>> {
+        let previous = match pass {
+            None => self.marks.received().get(position.backend).copied(),
+            Some(pass) => Some(self.passes.running_as(position.backend, pass)?.at),
+        };
+        (!previous.is_some_and(|previous| position.is_covered_by(&previous))).then_some(previous)
     }
 
     /// Whoever waited for this version is live from here on. That is noted here, in one step; each takes note of it in its turn, or when
@@ -94,11 +123,15 @@ impl Shard {
     }
 
     fn take_batch(&mut self, batch: &mut Batch, out: &mut Vec<Output>) {
-        self.stats.events += batch.changes.len() as u64;
-        batch.changes.retain(|change| {
-            let repeated = self.marks.has_received(&change.position);
-            self.stats.events_repeated += u64::from(repeated);
-            !repeated
+        batch.changes.retain(|(change, pass)| {
+            let is_new = self.previous(&change.position, *pass).is_some();
+            let (events, dropped) = match pass {
+                None => (&mut self.stats.events, &mut self.stats.events_repeated),
+                Some(_) => (&mut self.stats.catch_ups.events, &mut self.stats.catch_ups.events_dropped),
+            };
+            *events += 1;
+            *dropped += u64::from(!is_new);
+            is_new
         });
         if batch.changes.is_empty() {
             return;
@@ -127,22 +160,27 @@ impl Shard {
             transitions: &transitions,
         };
         let Batch { changes, matched, .. } = batch;
-        self.index.matches(changes.iter().map(|change| &**change), &rules, matched);
+        self.index.matches(changes.iter().map(|(change, _)| &**change), &rules, matched);
     }
 
     /// A change of the batch has its turn.
     fn on_change(&mut self, batch: &mut Batch, at: usize, out: &mut Vec<Output>) {
-        let change = &*batch.changes[at];
+        let (change, pass) = &batch.changes[at];
+        let (change, pass) = (&**change, *pass);
         // The same one may come twice in a batch.
-        let previous = self.marks.received().get(change.position.backend).copied();
-        if previous.is_some_and(|previous| change.position.is_covered_by(&previous)) {
-            self.stats.events_repeated += 1;
+        let Some(previous) = self.previous(&change.position, pass) else {
+            match pass {
+                None => self.stats.events_repeated += 1,
+                Some(_) => self.stats.catch_ups.events_dropped += 1,
+            }
             return;
-        }
+        };
         let hits = &batch.matched.hits[batch.hits_of(at)];
         let MatchCounts { candidates, errors, over_budget, bad_documents, bare_without_tenant, is_watched } =
             batch.matched.ends[at].1;
-        self.filter.passed(change, is_watched);
+        if pass.is_none() {
+            self.filter.passed(change, is_watched);
+        }
         self.stats.candidates += candidates;
         self.stats.evaluation_errors += errors;
         self.stats.evaluations_over_budget += over_budget;
@@ -153,10 +191,10 @@ impl Shard {
         for hit in hits {
             let Some((id, sub)) = self.subs.at(hit.slot) else { continue };
             // Nearly all are live and have nothing else to be asked.
-            let is_plain = sub.is_live() && !sub.has_rare();
+            let is_plain = sub.is_live() && !sub.has_rare() && pass.is_none();
             if !is_plain {
                 let is_live = sub.is_live() || self.wake(id, out);
-                if !is_live || !self.subs.is_above_floor(id, &change.position) {
+                if !is_live || !self.is_for(id, &change.position, pass, out) {
                     continue;
                 }
             }
@@ -164,25 +202,61 @@ impl Shard {
             let (transition, certainty, shown) = (hit.transition, hit.certainty, hit.shown);
             batch.told.push(Told { sub: id, gateway, bound, group: 0, transition, certainty, shown });
         }
-        let broken = self.promised_image_is_missing(change, &batch.told, out);
+        let broken = self.promised_image_is_missing(change, pass, &batch.told, out);
         if !broken.is_empty() {
             // They read the collection's state anew, and with it what this change did.
             batch.told.retain(|told| broken.binary_search(&told.sub).is_err());
         }
-        if batch.told.is_empty() {
-            self.marks.receive_next(change.position);
-        } else {
-            self.stats.events_matched += 1;
-            self.tell(change, previous, &mut batch.told, out);
+        self.hold_back(&change.position, pass, &mut batch.told, out);
+        match pass {
+            None => self.marks.receive_next(change.position),
+            // Before it is told: whoever falls behind by that doesn't get this one by this pass.
+            Some(pass) => self.pass_goes_on(pass, change.position),
+        }
+        if !batch.told.is_empty() {
+            self.stats.events_matched += u64::from(pass.is_none());
+            self.tell(change, previous, pass, &mut batch.told, out);
         }
         if !broken.is_empty() {
             self.resync(broken, ResyncReason::PreimageMissing, out);
         }
     }
 
+    /// Whether what came is for one that is live, as far as that is rare, or a pass brought it.
+    fn is_for(&mut self, id: SubId, position: &Position, pass: Option<u64>, out: &mut Vec<Output>) -> bool {
+        match pass {
+            None => self.live_is_for(id, position, out),
+            Some(_) => self.pass_is_for(id, position, out),
+        }
+    }
+
+    /// Those whose Gateway's outbox is full fall behind instead of being told.
+    fn hold_back(&mut self, position: &Position, pass: Option<u64>, told: &mut Vec<Told>, out: &mut Vec<Output>) {
+        if self.stats.outboxes_full == 0 || pass.is_some() {
+            return;
+        }
+        let mut held: Vec<SubId> = Vec::new();
+        told.retain(|told| {
+            let is_full = || self.gateways.session(told.gateway).is_some_and(|session| session.full);
+            let is_held = told.bound && is_full();
+            if is_held {
+                held.push(told.sub);
+            }
+            !is_held
+        });
+        let at = just_before(position);
+        held.into_iter().for_each(|id| self.fall_behind(id, at, Falls::Ahead, Cause::OutboxFull, out));
+    }
+
     /// Subscriptions that were promised a `leave`, which can't be told because the before-image isn't there. In the order of
     /// their names.
-    fn promised_image_is_missing(&mut self, change: &Change, told: &[Told], out: &mut Vec<Output>) -> Vec<SubId> {
+    fn promised_image_is_missing(
+        &mut self,
+        change: &Change,
+        pass: Option<u64>,
+        told: &[Told],
+        out: &mut Vec<Output>,
+    ) -> Vec<SubId> {
         let missing = change.before.is_none()
             && change.operation != Operation::Insert
             && self.config.promises_before_images(change.position.backend);
@@ -212,7 +286,7 @@ impl Shard {
             // Without transitions, an update that ends a match is not told anyway.
             let sub = self.subs.get(*id);
             let told = sub.is_some_and(|sub| sub.transitions() || change.operation == Operation::Delete);
-            told && self.subs.is_above_floor(*id, &change.position)
+            told && self.is_for(*id, &change.position, pass, out)
         });
         broken
     }
@@ -226,10 +300,18 @@ impl Shard {
     }
 
     /// Puts a change into the log for these.
-    fn tell(&mut self, change: &Change, previous: Option<Position>, told: &mut [Told], out: &mut Vec<Output>) {
+    fn tell(
+        &mut self,
+        change: &Change,
+        previous: Option<Position>,
+        pass: Option<u64>,
+        told: &mut Vec<Told>,
+        out: &mut Vec<Output>,
+    ) {
         let shown = group(told);
         told.sort_unstable_by_key(|told| (told.gateway, told.group, told.sub));
-        let entry = |groups| NewEntry { position: change.position, previous, what: What::Event, groups };
+        let of_pass = pass.is_some();
+        let entry = |groups| NewEntry { position: change.position, previous, what: What::Event, of_pass, groups };
         // Nearly always all are shown the same image.
         let image = match *shown {
             [Shown::Before] => change.before.as_ref(),
@@ -268,8 +350,21 @@ impl Shard {
         self.append(&entry(&groups), told, out);
     }
 
-    fn on_gap(&mut self, gap: &Gap, out: &mut Vec<Output>) {
-        self.stats.gaps += 1;
+    fn on_gap(&mut self, gap: &Gap, pass: Option<u64>, out: &mut Vec<Output>) {
+        let previous = match pass {
+            None => {
+                self.stats.gaps += 1;
+                self.marks.received().get(gap.position.backend).copied()
+            }
+            Some(_) => {
+                self.stats.catch_ups.events += 1;
+                let Some(previous) = self.previous(&gap.position, pass) else {
+                    self.stats.catch_ups.events_dropped += 1;
+                    return;
+                };
+                previous
+            }
+        };
         let mut slots: Vec<u32> = Vec::new();
         for scope in &gap.scopes {
             match scope {
@@ -279,22 +374,26 @@ impl Shard {
             }
         }
         let woken = self.woken(slots, out);
-        let above = woken.into_iter().filter(|id| self.subs.is_above_floor(*id, &gap.position));
+        let above: Vec<SubId> = woken.into_iter().filter(|id| self.is_for(*id, &gap.position, pass, out)).collect();
         let mut told: Vec<Told> = above
+            .into_iter()
             .filter_map(|id| {
                 let (gateway, bound) = self.whose(id)?;
                 let (transition, certainty) = (Transition::Update, Certainty::Matched);
                 Some(Told { sub: id, gateway, bound, group: 0, transition, certainty, shown: Shown::Nothing })
             })
             .collect();
-        if told.is_empty() {
-            self.marks.receive(gap.position);
-            return;
+        self.hold_back(&gap.position, pass, &mut told, out);
+        match pass {
+            None => self.marks.receive(gap.position),
+            Some(pass) => self.pass_goes_on(pass, gap.position),
         }
-        told.sort_unstable_by_key(|told| (told.gateway, told.sub));
-        let previous = self.marks.received().get(gap.position.backend).copied();
-        let entry = NewEntry { position: gap.position, previous, what: What::Gap(gap.reason), groups: &[] };
-        self.append(&entry, &told, out);
+        if !told.is_empty() {
+            told.sort_unstable_by_key(|told| (told.gateway, told.sub));
+            let (what, of_pass) = (What::Gap(gap.reason), pass.is_some());
+            let entry = NewEntry { position: gap.position, previous, what, of_pass, groups: &[] };
+            self.append(&entry, &mut told, out);
+        }
     }
 }
 

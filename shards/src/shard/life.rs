@@ -101,12 +101,15 @@ impl Shard {
             if sub.owed > 0 {
                 self.forgive_later(gateway);
             }
+            self.gives_up_catching_up(id);
             self.subs.live_anew(id, &received);
             self.subs.clear_tail(id);
-            self.subs.rare_mut(id).skip_before = next;
             let bound = self.subs.get(id).zip(self.gateways.session(gateway));
             let bound = bound.is_some_and(|(sub, session)| session.has_bound(sub));
-            self.subs.rare_mut(id).broken = (!bound).then_some(reason);
+            let rare = self.subs.rare_mut(id);
+            rare.skip_before = next;
+            rare.lost.clear();
+            rare.broken = (!bound).then_some(reason);
             if !bound {
                 continue;
             }
@@ -123,8 +126,8 @@ impl Shard {
         }
     }
 
-    /// Goes on with settling what nobody waits for any more in a Gateway's log entries: whoever has ended, and whoever was told a
-    /// resync that stands in their place. Whether that is not all yet.
+    /// Goes on with settling what nobody waits for any more in a Gateway's log entries: whoever has ended, and whoever is told
+    /// something else in their place, a resync or what is in the history. Whether that is not all yet.
     pub(super) fn forgive(&mut self, gateway: GatewayId, units: &mut Units) -> bool {
         let Some(known) = self.gateways.get(gateway) else { return false };
         let Some(from) = known.forgiving else { return false };
@@ -141,7 +144,8 @@ impl Shard {
             let Some(slice) = entry.slice(gateway) else { continue };
             for at in slice.range() {
                 let target = &entry.targets[at];
-                let waits = || self.subs.get(target.sub).is_some() && !self.subs.is_skipped(target.sub, number);
+                let skipped = || self.subs.is_skipped(target.sub, number, &entry.position);
+                let waits = || self.subs.get(target.sub).is_some() && !skipped();
                 if !target.settled() && !waits() {
                     settled.push(Settle { number, target: at as u32 });
                 }
@@ -185,6 +189,7 @@ impl Shard {
             self.tell_closed(id, reason, out);
             let Some(sub) = self.subs.get(id) else { continue };
             let (id_gateway, owed) = (self.subs.gateway_of(sub), sub.owed > 0);
+            self.gives_up_catching_up(id);
             let Some(known) = self.gateways.get_mut(id_gateway) else { continue };
             let Some(ended) = self.subs.remove(&mut known.members, id) else { continue };
             let Some(gateway) = self.gateways.get(id_gateway) else { continue };

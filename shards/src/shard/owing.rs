@@ -1,29 +1,47 @@
 //! What is owed to Gateways: it comes into the log and their queues, is settled, and has to go where there is too much of it.
 
 use super::Shard;
+use super::behind::Falls;
 use super::ingest::Told;
 use crate::Output;
-use crate::outbox::{NewEntry, Settle, What};
-use crate::session::{Item, Sent, Session};
-use crate::subscription::{GatewayId, SubId};
-use wire::ResyncReason;
+use crate::outbox::{NewEntry, Settle};
+use crate::session::{Item, LOW_SHARE, Sent};
+use crate::stats::Cause;
+use crate::subscription::{GatewayId, Lost, SubId, just_before, later};
+use wire::Position;
 
 impl Shard {
     /// Puts an entry into the log, and into the queues of the Gateways that are there. `told` are in the order that the log keeps.
-    pub(super) fn append(&mut self, entry: &NewEntry<'_>, told: &[Told], out: &mut Vec<Output>) {
-        self.make_room(entry.bytes_max(told.len()), out);
-        self.stats.deliveries += told.len() as u64;
-        let number = self.log.append(entry, told.iter().map(Told::target));
-        match entry.what {
-            What::Event => self.marks.receive_next(entry.position),
-            What::Gap(_) => self.marks.receive(entry.position),
-        }
-        for told in told {
-            if let Some(sub) = self.subs.get_mut(told.sub) {
-                sub.owed += 1;
+    pub(super) fn append(&mut self, entry: &NewEntry<'_>, told: &mut Vec<Told>, out: &mut Vec<Output>) {
+        if self.make_room(entry.bytes_max(told.len()), out) {
+            // Some of these may be behind since: what was before this is gone, so this can't be next.
+            told.retain(|told| match entry.of_pass {
+                true => self.is_served_above(told.sub, &entry.position),
+                false => self.subs.behind(told.sub, entry.position.backend).is_none(),
+            });
+            if told.is_empty() {
+                return;
             }
         }
-        let max = self.config.outbox_bytes_max;
+        let number = self.log.append(entry, told.iter().map(Told::target));
+        if entry.of_pass {
+            self.stats.catch_ups.deliveries += told.len() as u64;
+            let pass = self.passes.running(entry.position.backend).map_or(0, |pass| pass.number);
+            for told in &*told {
+                if let Some(behind) = self.subs.rare_mut(told.sub).behind_mut(entry.position.backend) {
+                    // An earlier pass that began behind where it stood has not served it, and must not seem to have now.
+                    (behind.at, behind.pass) = (entry.position, pass);
+                }
+            }
+        } else {
+            self.stats.deliveries += told.len() as u64;
+            for told in &*told {
+                if let Some(sub) = self.subs.get_mut(told.sub) {
+                    sub.owed += 1;
+                }
+            }
+        }
+        let limits = self.config.outbox();
         let mut start = 0;
         for run in told.chunk_by(|a, b| a.gateway == b.gateway) {
             let end = start + run.len() as u32;
@@ -43,8 +61,8 @@ impl Shard {
             if session.enqueue(Item::Live { number, start: from, end, bytes, marks }) {
                 out.push(Output::Ready { connection: session.connection });
             }
-            if session.outbox_bytes() > max {
-                self.bound_outbox(id, out);
+            if session.holds_more_than(limits, LOW_SHARE) {
+                self.has_swollen(id);
             }
         }
     }
@@ -54,7 +72,24 @@ impl Shard {
         let Self { gateways, log, subs, stats, .. } = self;
         let Some(session) = gateways.session_mut(gateway) else { return };
         while let Some(done) = session.pop_done() {
-            let Sent::Entry { number, targets } = done.sent else { continue };
+            let (number, targets) = match done.sent {
+                Sent::Entry { number, targets } => (number, targets),
+                Sent::OfPass { number, targets } => {
+                    stats.acked += targets.ranges().map(|range| u64::from(range.end - range.start)).sum::<u64>();
+                    let Some(entry) = log.get(number) else { continue };
+                    let backend = entry.position.backend;
+                    for target in
+                        targets.ranges().flat_map(|range| &entry.targets[range.start as usize..range.end as usize])
+                    {
+                        let rare = subs.rare_if_any(target.sub);
+                        if let Some(behind) = rare.and_then(|rare| rare.behind_mut(backend)) {
+                            behind.done = later(behind.done, entry.position);
+                        }
+                    }
+                    continue;
+                }
+                Sent::Resync { .. } => continue,
+            };
             for range in targets.ranges() {
                 stats.acked += u64::from(range.end - range.start);
                 log.settle_all(number, range, |id| {
@@ -78,14 +113,15 @@ impl Shard {
         });
     }
 
-    /// Lets the oldest entries go until one of so many bytes fits.
-    fn make_room(&mut self, bytes: usize, out: &mut Vec<Output>) {
+    /// Lets the oldest entries go until one of so many bytes fits. Whether that has left anybody behind.
+    fn make_room(&mut self, bytes: usize, out: &mut Vec<Output>) -> bool {
         if self.log.has_room(bytes) {
-            return;
+            return false;
         }
-        let mut broken: Vec<SubId> = Vec::new();
+        // With the place before the first entry that each lacks.
+        let mut fallen: Vec<(SubId, Position)> = Vec::new();
         let Self { log, subs, gateways, stats, .. } = self;
-        let mut touched = log.first();
+        let (mut touched, next) = (log.first(), log.next());
         while !log.has_comfortable_room(bytes)
             && let Some((number, entry)) = log.oldest()
         {
@@ -99,80 +135,50 @@ impl Shard {
             stats.evictions += 1;
             stats.evictions_unsettled += u64::from(entry.unsettled > 0);
             let history = subs.history_of(&entry.position);
+            let before = just_before(&entry.position);
             for run in entry.targets.chunk_by(|a, b| a.gateway == b.gateway) {
                 let gateway = gateways.get_mut(run[0].gateway);
-                let mut handles = None;
+                let mut session = None;
                 if let Some(gateway) = gateway {
                     let listed = gateway.log.pop_front();
                     debug_assert_eq!(listed, Some(number), "the log and a Gateway's list of it disagree");
-                    handles = gateway.session.as_ref().map(Session::handles);
+                    session = gateway.session.as_ref();
                 }
+                let waits = session.is_some_and(|session| session.may_wait(number));
                 for target in run {
                     let Some(sub) = subs.get_mut(target.sub) else { continue };
                     sub.owed -= u32::from(!target.settled());
-                    let bound = handles.is_some_and(|handles| handles.of(sub).is_some());
-                    if sub.has_rare() && subs.is_skipped(target.sub, number) {
+                    let session = session.filter(|session| session.has_bound(sub));
+                    if sub.has_rare() && subs.is_skipped(target.sub, number, &entry.position) {
+                        continue;
+                    }
+                    if entry.of_pass {
+                        // It has been sent, or its session has ended, or it is lost.
+                        if session.is_some() && waits {
+                            fallen.push((target.sub, before));
+                        }
                         continue;
                     }
                     subs.advance_tail_in(history, target.sub, &entry.position);
-                    if target.settled() {
-                        continue;
-                    }
-                    if bound {
-                        broken.push(target.sub);
-                    } else {
-                        subs.rare_mut(target.sub).broken = Some(ResyncReason::OutboxOverrun);
+                    match session {
+                        _ if target.settled() => {}
+                        // It has been sent, and the Gateway may be done with it yet; or it waits to be sent once more, and is missed
+                        // when it has its turn.
+                        Some(session) if !waits => {
+                            let (session, seq) = (session.base(), session.replayed_upto());
+                            subs.rare_mut(target.sub).lose(Lost { from: before, session, seq, before: next });
+                        }
+                        _ => fallen.push((target.sub, before)),
                     }
                 }
             }
             log.evict();
         }
-        if !broken.is_empty() {
-            self.resync(broken, ResyncReason::OutboxOverrun, out);
+        let any = !fallen.is_empty();
+        for (id, before) in fallen {
+            self.fall_behind(id, before, Falls::Back, Cause::LeftLog, out);
         }
-    }
-
-    /// Holds a Gateway to what may wait for it. What waits is given up first; if what was sent and isn't done is too much by
-    /// itself, that too.
-    fn bound_outbox(&mut self, gateway: GatewayId, out: &mut Vec<Output>) {
-        let max = self.config.outbox_bytes_max;
-        let Some(session) = self.gateways.session_mut(gateway).filter(|session| session.outbox_bytes() > max) else {
-            return;
-        };
-        self.stats.outbox_overruns += 1;
-        // Entries, and the first of their targets that is given up.
-        let mut given_up: Vec<(u64, u32)> = Vec::new();
-        session.queue.retain(|item| match item {
-            Item::Live { number, start, .. } => {
-                given_up.push((*number, *start));
-                false
-            }
-            _ => true,
-        });
-        session.waiting_bytes = 0;
-        if session.in_flight_bytes > max / 2 {
-            for sent in &mut session.in_flight {
-                if let Sent::Entry { number, .. } = &sent.sent {
-                    given_up.push((*number, 0));
-                }
-                sent.bytes = 0;
-            }
-            session.in_flight_bytes = 0;
-        }
-        let mut broken: Vec<SubId> = Vec::new();
-        let handles = session.handles();
-        for (number, first) in given_up {
-            let Some(entry) = self.log.get(number) else { continue };
-            let Some(slice) = entry.slice(gateway) else { continue };
-            let first = first.max(slice.start) as usize;
-            let open = entry.targets[first..slice.end as usize].iter().filter(|target| !target.settled());
-            let open = open.filter(|target| {
-                let bound = self.subs.get(target.sub).is_some_and(|sub| handles.of(sub).is_some());
-                bound && !self.subs.is_skipped(target.sub, number)
-            });
-            broken.extend(open.map(|target| target.sub));
-        }
-        self.resync(broken, ResyncReason::OutboxOverrun, out);
+        any
     }
 }
 

@@ -397,7 +397,7 @@ impl Shard {
         out: &mut Vec<Output>,
     ) -> SubscribeResult {
         let expires_in_s = self.ttl_s(item);
-        let positions = self.presented(gateway, item);
+        let positions = self.presented(item);
         self.stats.subscriptions_renewed += 1;
         if let Some(presented) = self.renew(gateway, id, expires_in_s, positions, out)
             && let Some(session) = self.gateways.session_mut(gateway)
@@ -416,7 +416,7 @@ impl Shard {
     ) -> SubscribeResult {
         let expires_in_s = self.ttl_s(item);
         let content = self.subs.content_of(item);
-        let positions = self.presented(gateway, item);
+        let positions = self.presented(item);
         let key = SubscriptionKey { tenant: item.key.tenant.clone(), id: std::mem::take(&mut item.key.id) };
         let item = SubscribeItem {
             key,
@@ -446,16 +446,11 @@ impl Shard {
     }
 
     /// The positions that are presented for an item, of the sources that there are.
-    fn presented(&mut self, gateway: GatewayId, item: &mut SubscribeItem) -> Positions {
+    fn presented(&self, item: &mut SubscribeItem) -> Positions {
         let mut positions = std::mem::take(&mut item.positions);
         let configured = |backend| self.config.backends.iter().any(|known| known.id == backend);
         if !positions.iter().all(|position| configured(position.backend)) {
             positions = positions.iter().filter(|position| configured(position.backend)).copied().collect();
-        }
-        if self.filter_seen == 0
-            && let Some(known) = self.gateways.get(gateway)
-        {
-            self.sync.want(&known.name, positions.iter(), &mut self.wanted_by);
         }
         positions
     }

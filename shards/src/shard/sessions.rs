@@ -34,7 +34,7 @@ impl Shard {
                 }
             }
         }
-        known.session = Some(Session::new(connection, can_verify, self.time, known.last_mark));
+        known.session = Some(Session::new(connection, can_verify, self.time, known.last_mark, self.log.next()));
         self.connections.insert(connection, gateway);
         self.stats.sessions_opened += 1;
         let config = &self.config;
@@ -64,6 +64,7 @@ impl Shard {
         let Some(session) = known.session.take() else { return };
         known.session_ended_at = time;
         known.last_mark = session.last_mark();
+        known.ended = (session.base(), session.done());
         self.connections.remove(&session.connection);
         let waiting = session.queue.iter().filter_map(|item| match item {
             Item::Resync { sub, reason } => Some((*sub, *reason)),
@@ -71,7 +72,7 @@ impl Shard {
         });
         let in_flight = session.in_flight.iter().filter_map(|sent| match sent.sent {
             Sent::Resync { sub, reason } => Some((sub, reason)),
-            Sent::Entry { .. } => None,
+            Sent::Entry { .. } | Sent::OfPass { .. } => None,
         });
         for (sub, reason) in in_flight.chain(waiting) {
             if self.subs.get(sub).is_some() {
@@ -84,6 +85,12 @@ impl Shard {
                 let (items, states) = (items.into_iter(), states.into_iter());
                 self.rows.left_behind.push_back(LeftBehind::Items { gateway, items, states });
             }
+        }
+        self.stats.outboxes_full -= u64::from(session.full);
+        for waits in session.waits {
+            self.passes.want(waits.backend, gateway, waits.wanted, None);
+            self.passes.serve(waits.backend, -(waits.served.len() as i64));
+            self.rows.left_behind.extend([waits.waiting, waits.served].map(LeftBehind::Waiting));
         }
         self.rows.left_behind.push_back(LeftBehind::Queue(session.queue));
         self.rows.left_behind.push_back(LeftBehind::InFlight(session.in_flight));
@@ -108,6 +115,7 @@ impl Shard {
             return;
         }
         self.settle_done(gateway);
+        self.has_drained(gateway);
     }
 
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
@@ -116,6 +124,7 @@ impl Shard {
             self.start_check();
         }
         self.give_credit();
+        self.look_at_lineages();
         self.slice(out);
         for gateway in self.gateways.ids() {
             self.answer_on_credit(gateway, out);

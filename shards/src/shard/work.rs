@@ -8,15 +8,16 @@
 //! - Requests of one session, and commands, are acted upon in their order.
 //! - In each slice every row has its share, so that none starves another.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::Shard;
+use super::behind::PassEnded;
 use crate::session::{InFlight, Item, ItemState};
-use crate::subscription::{CHUNK, GatewayId, SubId};
+use crate::subscription::{CHUNK, GatewayId, Lost, PassKey, SubId};
 use crate::{Command, CommandId, Millis, Output};
 use wire::{CloseReason, SubscribeItem};
 
-const ROWS: u32 = 6;
+const ROWS: u32 = 7;
 
 pub(super) const EXAMINE_UNITS: u32 = 4;
 /// An item that is acted upon.
@@ -63,6 +64,8 @@ pub(super) struct Rows {
     /// Gateways in whose log entries something isn't waited for any more.
     pub(super) forgiving: VecDeque<GatewayId>,
     pub(super) check: Option<Check>,
+    /// Those whom passes served that have ended.
+    pub(super) passes_ended: VecDeque<PassEnded>,
     /// What sessions have left behind.
     pub(super) left_behind: VecDeque<LeftBehind>,
 }
@@ -95,17 +98,19 @@ pub(super) enum LeftBehind {
     },
     Queue(VecDeque<Item>),
     InFlight(VecDeque<InFlight>),
+    Waiting(BTreeSet<(PassKey, SubId)>),
 }
 
 impl Shard {
     /// Whether [`Shard::work`] has something to do.
     pub fn has_work(&self) -> bool {
-        let Rows { turns, commands, removing, forgiving, check, left_behind } = &self.rows;
+        let Rows { turns, commands, removing, forgiving, check, passes_ended, left_behind } = &self.rows;
         !turns.is_empty()
             || !commands.is_empty()
             || removing.is_some()
             || !forgiving.is_empty()
             || check.is_some()
+            || !passes_ended.is_empty()
             || !left_behind.is_empty()
             || self.pending.has_confirmed()
     }
@@ -133,6 +138,7 @@ impl Shard {
             Self::take_turns,
             Self::forgive_in_turn,
             Self::check_in_turn,
+            Self::end_passes_in_turn,
             Self::clear_up,
         ];
         let mut left = self.config.slice_units;
@@ -255,7 +261,10 @@ impl Shard {
                 self.end(gone, CloseReason::Expired, out);
             }
             if next == CHUNK {
-                let tidied = self.subs.tidy_chunk(chunk, self.marks.received(), self.log.first());
+                let gateways = &self.gateways;
+                let is_done =
+                    |id: GatewayId, lost: &Lost| gateways.get(id).is_some_and(|gateway| gateway.is_done(lost));
+                let tidied = self.subs.tidy_chunk(chunk, self.marks.received(), self.log.first(), is_done);
                 units.take((tidied / PLACES_A_UNIT) as u32);
             }
         }
@@ -282,7 +291,12 @@ impl Shard {
                     self.rows.left_behind.pop_front();
                     self.gateways.forget_if_idle(gateway);
                 }
-                LeftBehind::Queue(_) | LeftBehind::InFlight(_) => drop(self.rows.left_behind.pop_front()),
+                LeftBehind::Waiting(subs) if !subs.is_empty() => {
+                    (0..ITEM_UNITS as usize * PLACES_A_UNIT).for_each(|_| _ = subs.pop_first());
+                }
+                LeftBehind::Queue(_) | LeftBehind::InFlight(_) | LeftBehind::Waiting(_) => {
+                    drop(self.rows.left_behind.pop_front());
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use wire::{Positions, ResyncReason};
 
+use super::behind::{Behind, Lost, Skip};
 use super::id::{Fingerprint, Id};
 use super::{Content, NOBODY};
 use crate::FilterKey;
@@ -43,8 +44,13 @@ pub(crate) struct Rare {
     pub(crate) skip_before: u64,
     /// Contents that its id had before.
     pub(super) generations_before: u32,
-    /// Something that it was owed is gone, and no session has been told yet.
+    /// Its continuity is broken, and no session has been told yet.
     pub(crate) broken: Option<ResyncReason>,
+    /// What it is behind for, at most once for each backend.
+    pub(crate) behind: Vec<Behind>,
+    /// What it may be found to lack when its next session presents nothing, at most once for each backend.
+    pub(crate) lost: Vec<Lost>,
+    pub(super) skips: Vec<Skip>,
 }
 
 impl Rare {
@@ -54,6 +60,7 @@ impl Rare {
             || self.skip_before > 0
             || self.generations_before > 0
             || self.broken.is_some()
+            || !(self.behind.is_empty() && self.lost.is_empty() && self.skips.is_empty())
     }
 }
 
@@ -106,7 +113,7 @@ impl Subscription {
         self.has(LIVE)
     }
 
-    /// Whether there may be something rare about it: a floor, or entries that are skipped.
+    /// Whether there may be something rare about it: a floor, entries that are skipped, or that it is behind.
     pub(crate) fn has_rare(&self) -> bool {
         self.has(RARE)
     }

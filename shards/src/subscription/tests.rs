@@ -184,7 +184,7 @@ proptest! {
                 }
                 Step::Tidy => {
                     for chunk in 0..all.chunks() {
-                        all.tidy_chunk(chunk, &Positions::default(), 1_000);
+                        all.tidy_chunk(chunk, &Positions::default(), 1_000, |_, _| false);
                     }
                 }
             }

@@ -35,8 +35,10 @@ struct World {
     changed_bytes: Vec<usize>,
     pauses: usize,
     /// Called at every pause, for what others do meanwhile.
-    meanwhile: Option<Box<dyn FnMut(&mut World)>>,
+    meanwhile: Option<Meanwhile>,
 }
+
+type Meanwhile = Box<dyn FnMut(&mut World)>;
 
 impl World {
     fn set(&mut self, document: Option<Document>) {

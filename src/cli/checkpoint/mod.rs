@@ -133,7 +133,7 @@ fn set(
         let (source, _store) = open_source(backend)?;
         let place = Place { kind: Some(&backend.kind), time, k: 0 };
         let asked = runtime.block_on(set::ask(&source, time)).map_err(|why| named(format!("{place} {why}")))?;
-        changes.push(set::change(config, backend, time, old, &asked).map_err(named)?);
+        changes.push(set::change(backend, time, old, &asked).map_err(named)?);
     }
     let _ = print(changes.iter().map(|change| change.told.as_str()).collect::<String>().trim_end());
     confirmed()?;

@@ -5,7 +5,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 use super::at::{At, Place, span};
 use crate::{
     checkpoint::{BackendCheckpoint, Checkpoint},
-    config::{Backend, Config, show_duration},
+    config::{Backend, Config},
     ingest::{
         settle::ResumePoint,
         source::{Identity, Purpose, Source, SourceError, Start},
@@ -65,7 +65,6 @@ pub(super) struct Change {
 
 /// `asked` is what the source said; `old` what is kept.
 pub(super) fn change(
-    config: &Config,
     backend: &Backend,
     time: u64,
     old: Option<&BackendCheckpoint>,
@@ -112,10 +111,8 @@ pub(super) fn change(
                 ));
             } else {
                 tell(format!(
-                    "Skipped: what happened after {was}{apart}. It is not read, and a subscription whose Gateway presents an older \
-                     position is told Resync. Not so where that lies at most ingest.rewind_max ({}) before the new place: reading then \
-                     begins at it.",
-                    show_duration(config.ingest.rewind_max)
+                    "Skipped: what happened after {was}{apart}. A subscription whose Gateway presents an older position has it read \
+                     again by catch-up, as far as the source still has it; one without a position gets nothing of it.",
                 ));
             }
         }

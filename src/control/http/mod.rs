@@ -8,6 +8,7 @@
 
 mod documents;
 mod health;
+mod live;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -65,6 +66,8 @@ pub(in crate::control) struct App {
     pub body_bytes_max: usize,
     bodies: Semaphore,
     requests: Semaphore,
+    /// Who looks at [`live`].
+    watchers: Arc<Semaphore>,
 }
 
 impl App {
@@ -86,6 +89,7 @@ impl App {
             body_bytes_max: usize::try_from(config.http.max_body).unwrap_or(usize::MAX),
             bodies: Semaphore::new(BODIES_MAX),
             requests: Semaphore::new(REQUESTS_MAX),
+            watchers: Arc::new(Semaphore::new(live::WATCHERS_MAX)),
         }
     }
 }
@@ -117,13 +121,18 @@ pub(in crate::control) fn router(app: Arc<App>) -> Router {
     let health = Router::new()
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::health));
+        .route("/health/ready", get(health::health))
+        .route("/", get(live::page));
+    // It lasts as long as somebody looks, so it must not take a place among those in work.
+    let live =
+        Router::new().route("/v1/live", get(live::live)).layer(middleware::from_fn_with_state(app.clone(), admin_only));
     // Health is outside of the bound: it has to answer when everything else waits.
     documents
         .merge(admin)
         .merge(open)
         .layer(middleware::from_fn_with_state(app.clone(), one_of_many))
         .merge(health)
+        .merge(live)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(app.clone(), not_from_elsewhere))

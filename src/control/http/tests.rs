@@ -318,7 +318,7 @@ async fn tokens_say_who_may_do_what() {
         node.refused(Method::DELETE, "/internal/v1/subscriptions/s", token, Value::Null, 401, "UNAUTHORIZED").await;
         node.refused(Method::DELETE, "/internal/v1/gateways/g/subscriptions", token, Value::Null, 401, "UNAUTHORIZED")
             .await;
-        for path in ["/metrics", "/v1/topology", "/v1/documents/t/c/d"] {
+        for path in ["/metrics", "/v1/topology", "/v1/live", "/v1/documents/t/c/d"] {
             node.refused(Method::GET, path, token, Value::Null, 401, "UNAUTHORIZED").await;
         }
     }
@@ -350,7 +350,7 @@ async fn tokens_say_who_may_do_what() {
     .await;
     assert_eq!(node.call(Method::PUT, "/internal/v1/subscriptions/s/heartbeat", Some("one"), Value::Null).await.0, 200);
 
-    for path in ["/metrics", "/v1/topology", "/v1/documents/t/c/d"] {
+    for path in ["/metrics", "/v1/topology", "/v1/live", "/v1/documents/t/c/d"] {
         node.refused(Method::GET, path, Some("one"), Value::Null, 403, "FORBIDDEN").await;
     }
     assert_eq!(node.call(Method::GET, "/v1/topology", Some("root"), Value::Null).await.0, 200);
@@ -375,6 +375,8 @@ async fn health_says_what_is_missing() {
         error: error.map(Into::into),
         reopenings: 0,
         tokens: 0,
+        stalled: None,
+        catch_up: Default::default(),
     };
     let publish = |backend| node.ingest.publish(IngestPicture { backends: vec![backend], ..IngestPicture::default() });
     publish(backend(Phase::Halted, Some("history lost")));
@@ -487,4 +489,42 @@ async fn a_web_page_of_elsewhere_can_do_nothing_in_open_mode() {
             assert_eq!(status.as_u16(), if allowed { 200 } else { 403 }, "{header}: {value}");
         }
     }
+}
+
+#[tokio::test]
+async fn pictures_come_to_whoever_may_look_and_to_so_many() {
+    let hash = |token: &str| format!("{:?}", hash_token(token));
+    let node = node(&format!(
+        "[admin]\ntoken_sha256 = \"{}\"\n[[gateways]]\nname = \"g\"\ntoken_sha256 = \"{}\"\n",
+        hash("root"),
+        hash("one")
+    ));
+    let ask = |token: Option<&str>| {
+        let mut request = axum::http::Request::get("/v1/live");
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        node.router.clone().oneshot(request.body(Body::empty()).unwrap())
+    };
+    assert_eq!(ask(None).await.unwrap().status(), 401);
+    let mut open = Vec::new();
+    for _ in 0..live::WATCHERS_MAX {
+        let answer = ask(Some("root")).await.unwrap();
+        assert_eq!(
+            (answer.status(), &answer.headers()["content-type"]),
+            (StatusCode::OK, &"text/event-stream".parse().unwrap())
+        );
+        open.push(answer.into_body().into_data_stream());
+    }
+    assert_eq!(ask(Some("root")).await.unwrap().status(), 429);
+    let first = futures::StreamExt::next(&mut open[0]).await.unwrap().unwrap();
+    let text = std::str::from_utf8(&first).unwrap().strip_prefix("data:").unwrap().trim();
+    let picture: crate::control::Live = serde_json::from_str(text).unwrap();
+    assert_eq!((picture.status.as_str(), picture.shards.len()), ("not_ready", usize::from(SHARDS)));
+    // Whoever goes makes room.
+    open.pop();
+    assert_eq!(ask(Some("root")).await.unwrap().status(), 200);
+    // The page shows nothing by itself, so anybody may have it.
+    let (status, page) = node.call_raw(Method::GET, "/", None, "").await;
+    assert!(status == StatusCode::OK && page.contains("<title>Streamer</title>"));
 }

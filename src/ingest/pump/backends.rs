@@ -1,22 +1,18 @@
 //! The life of a backend's stream: reached, identified, opened, read, reopened.
 
-use rand::Rng;
 use tokio::time::Instant;
 
-use super::{PROGRESS_EVERY, Pump, RETRY_MAX, RETRY_MIN};
+use super::{PROGRESS_EVERY, Pump, backoff};
 use crate::{
     checkpoint::BackendCheckpoint,
-    config::Missing,
+    config::{HistoryLost, Missing, Oversize},
     ingest::{
-        reader::{self, FromReader, Said},
-        source::{Identity, SourceError, Start},
-        start::{restart_at, start_after},
+        reader::{self, FromReader, Reading, Said},
+        source::{Batch, Identity, Purpose, SourceError, Start},
+        start::start_after,
         status::Phase,
     },
 };
-
-/// Times that opening before the checkpoint is tried while the source only seems to be away: about half a minute.
-const REWINDS_FAILED_MAX: u32 = 10;
 
 impl Pump {
     pub(super) fn identify(&mut self, index: usize) {
@@ -37,6 +33,7 @@ impl Pump {
             }
             backend.retry_at = None;
         }
+        self.stop_catching_up();
     }
 
     pub(super) fn hear(&mut self, said: FromReader) {
@@ -48,6 +45,7 @@ impl Pump {
             Said::Identified(identity) => self.identified(index, identity),
             Said::Opened { start } => self.opened(index, start),
             Said::Batch(batch) => {
+                self.moved(index, &batch);
                 for event in &batch.events {
                     if let Err(error) = self.core.event(index, event, &mut self.out) {
                         self.take_out();
@@ -63,7 +61,68 @@ impl Pump {
                     self.progress_at = Some(Instant::now() + PROGRESS_EVERY);
                 }
             }
+            Said::TooLarge(event) => self.skip(index, &event),
+            Said::TooLargeUnknown(error) => self.halt(
+                index,
+                format!(
+                    "the next event is too large to be read, and what it is can't be found out: {error}. To go on behind it, stop the \
+                     node, run `streamer checkpoint reset`, and start it: it then reads from now, and what happened since is not \
+                     delivered"
+                ),
+            ),
             Said::Failed(error) => self.failed(index, error),
+        }
+    }
+
+    /// Goes past an event that is too large, of which this is known, and tells everybody whom it may concern.
+    fn skip(&mut self, index: usize, event: &bytes::Bytes) {
+        self.backends[index].one_by_one = false;
+        let skipped = self.core.too_large(index, event, &mut self.out);
+        self.take_out();
+        match skipped {
+            Ok(()) => {
+                let backend = &self.backends[index];
+                tracing::error!(backend = backend.source.name(), "an event was too large to be read, and is skipped");
+                self.reopen(index);
+            }
+            Err(error) => self.failed(index, SourceError::Transient(error.to_string())),
+        }
+    }
+
+    /// Notes that a source has told something new, if it has.
+    fn moved(&mut self, index: usize, batch: &Batch) {
+        let backend = &mut self.backends[index];
+        let is_new = !batch.events.is_empty() || batch.resume != backend.last_token || batch.resume.is_none();
+        if !is_new && backend.source.moves_when_idle() {
+            return;
+        }
+        backend.last_token.clone_from(&batch.resume);
+        backend.moved_at = Instant::now();
+        if std::mem::take(&mut backend.is_stalled) {
+            tracing::info!(backend = backend.source.name(), "the source goes on");
+        }
+    }
+
+    /// An alarm for every backend whose source has told nothing for long, though it should have. One that is halted, or waits for
+    /// others, says so by its phase.
+    pub(super) fn look_for_stalls(&mut self, now: Instant) {
+        let after = self.config.stalled_after;
+        for backend in &mut self.backends {
+            match backend.phase {
+                Phase::Connecting | Phase::Opening | Phase::Reading | Phase::Retrying => {}
+                Phase::Registration | Phase::Waiting | Phase::Halted => {
+                    backend.moved_at = now;
+                    backend.is_stalled = false;
+                }
+            }
+            let silent = now.saturating_duration_since(backend.moved_at);
+            if !backend.is_stalled && !after.is_zero() && silent >= after {
+                backend.is_stalled = true;
+                tracing::error!(
+                    backend = backend.source.name(),
+                    "the source has told nothing new for {silent:?}: it may have stopped, or be cut off"
+                );
+            }
         }
     }
 
@@ -95,7 +154,7 @@ impl Pump {
         }
     }
 
-    /// Opens a stream for the first time in this process: at the checkpoint, or before it where a Gateway's position is older.
+    /// Opens a stream for the first time in this process: at the checkpoint, if there is one.
     pub(super) fn first_open(&mut self, index: usize) {
         let Some(point) = self.backends[index].saved.as_ref().map(BackendCheckpoint::resume_point) else {
             let name = self.backends[index].source.name();
@@ -113,28 +172,23 @@ impl Pump {
             }
             return;
         };
-        let states: Vec<_> = self.links.iter().map(|link| link.cells.sync()).collect();
-        let wanted = states.iter().flat_map(|state| state.lowest_wanted.iter().copied());
-        let source = self.backends[index].source.clone();
-        let between = |older, newer| source.between(older, newer);
-        let (start, rewinding) = restart_at(&point, wanted, self.config.rewind_max, between);
-        if rewinding {
-            tracing::info!(
-                backend = self.backends[index].source.name(),
-                "a Gateway's position is older than the checkpoint: reading starts before it"
-            );
-            self.picture.rewinds += 1;
-        }
-        self.backends[index].rewinding = rewinding;
-        self.open(index, start);
+        self.open(index, start_after(&point));
     }
 
     fn open(&mut self, index: usize, start: Start) {
         let backend = &mut self.backends[index];
         backend.phase = Phase::Opening;
         backend.attempt += 1;
-        let (source, to_pump) = (backend.source.clone(), self.to_pump.clone());
-        backend.task = Some(reader::read(source, index, backend.attempt, start, to_pump));
+        let reading = Reading {
+            source: backend.source.clone(),
+            backend: index,
+            attempt: backend.attempt,
+            start,
+            purpose: Purpose::Live,
+            one_by_one: backend.one_by_one,
+            turns: None,
+        };
+        backend.task = Some(reader::read(reading, self.to_pump.clone()));
     }
 
     /// Opens a stream again where it was left.
@@ -145,10 +199,20 @@ impl Pump {
             return;
         }
         match self.core.resume_point(index) {
-            _ if self.backends[index].after_loss => self.open(index, Start::Now),
+            _ if self.backends[index].after_loss => self.open_after_loss(index),
             Some(point) => self.open(index, start_after(&point)),
             None => self.first_open(index),
         }
+    }
+
+    /// Opens a stream where it is to go on once history was lost.
+    fn open_after_loss(&mut self, index: usize) {
+        let start = match self.config.on_history_lost {
+            HistoryLost::FromTimestamp { time } => Start::At { time },
+            HistoryLost::FromNow | HistoryLost::Fail => Start::Now,
+        };
+        self.backends[index].after_loss = true;
+        self.open(index, start);
     }
 
     fn opened(&mut self, index: usize, start: (u64, u32)) {
@@ -163,12 +227,12 @@ impl Pump {
             .filter(|saved| (saved.time, saved.k) == start)
             .and_then(|saved| saved.resume_point().token);
         if std::mem::take(&mut backend.after_loss) {
+            self.catch_up.live_lost(index, &mut self.out);
             self.core.opened_after_loss(index, identity.lineage, start, &mut self.out);
         } else {
             self.core.opened(index, identity.lineage, start, token);
         }
         tracing::info!(backend = backend.source.name(), time = start.0, k = start.1, "reading");
-        backend.rewinding = false;
         self.core.announce_filters(&mut self.out);
         self.take_out();
         self.progress_at = Some(Instant::now() + PROGRESS_EVERY);
@@ -209,30 +273,25 @@ impl Pump {
         }
         // Whatever this attempt still has in the channel is of no interest.
         self.backends[index].attempt += 1;
-        let backend = &mut self.backends[index];
-        let passing = matches!(error, SourceError::Transient(_)) && backend.rewinds_failed < REWINDS_FAILED_MAX;
-        backend.rewinds_failed += u32::from(backend.rewinding);
-        // What goes away by itself is no reason to leave out what a Gateway lacks: the retry asks for the same start.
-        if std::mem::take(&mut backend.rewinding) && !passing {
-            tracing::warn!(backend = name, "can't start before the checkpoint ({error}); starting at it");
-            if let Some(saved) = &self.backends[index].saved {
-                let start = start_after(&saved.resume_point());
-                self.open(index, start);
-                return;
-            }
-        }
         match error {
-            SourceError::HistoryLost(why) if self.config.on_history_lost == Missing::FromNow => {
-                tracing::error!(backend = name, "history lost ({why}): every subscription is told, reading goes on from now");
-                self.backends[index].after_loss = true;
-                self.open(index, Start::Now);
+            // The timestamp that is configured for this case is lost, too.
+            SourceError::HistoryLost(why) if self.backends[index].after_loss => self.halt(
+                index,
+                format!(
+                    "the source no longer has what comes next, nor what comes after `checkpoint.history_lost_timestamp`: {why}. Set it \
+                     to a later time, or `checkpoint.on_history_lost` to \"from_now\", and start the node again"
+                ),
+            ),
+            SourceError::HistoryLost(why) if self.config.on_history_lost != HistoryLost::Fail => {
+                tracing::error!(backend = name, "history lost ({why}): every subscription is told, and reading goes on");
+                self.open_after_loss(index);
             }
             SourceError::HistoryLost(why) => self.halt(
                 index,
                 format!(
                     "the source no longer has what comes next: {why}. Stop the node, run `streamer checkpoint reset`, and start it: \
                      it then reads from now. `checkpoint.on_history_lost = \"from_now\"` does so by itself and tells every \
-                     subscription of the gap"
+                     subscription of the gap; \"from_timestamp\" does so from a given time on"
                 ),
             ),
             SourceError::BadToken(why) => self.halt(
@@ -242,21 +301,25 @@ impl Pump {
                      checkpoint reset`, and start it: it then reads from now, and what happened since is not delivered"
                 ),
             ),
+            SourceError::Oversize(_) if self.config.oversize == Oversize::Skip => {
+                self.backends[index].one_by_one = true;
+                self.reopen(index);
+            }
             SourceError::Oversize(why) => self.halt(
                 index,
                 format!(
-                    "the next event is too large to be read: {why}. To go on behind it, stop the node, run `streamer checkpoint \
-                     reset`, and start it: it then reads from now, and what happened since is not delivered"
+                    "the next event is too large to be read: {why}. `checkpoint.oversize = \"skip\"` goes on behind it, and tells \
+                     every subscription that it may concern"
                 ),
             ),
             SourceError::Ended(why) => {
                 tracing::warn!(backend = name, "stream ended ({why}); reopening after it");
+                self.backends[index].one_by_one = false;
                 self.reopen(index);
             }
             SourceError::Transient(why) | SourceError::Fatal(why) => {
                 let backend = &mut self.backends[index];
-                let span = RETRY_MIN.saturating_mul(1 << backend.failures.min(16)).min(RETRY_MAX);
-                let pause = span.mul_f64(rand::rng().random_range(0.5..=1.0));
+                let pause = backoff(backend.failures);
                 if backend.error.as_ref() != Some(&why) {
                     tracing::warn!(backend = name, "source failed: {why}; tried again until it answers");
                 }

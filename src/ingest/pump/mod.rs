@@ -10,6 +10,7 @@
 //!   Gateway a restarting node wouldn't wait for.
 
 mod backends;
+mod catch_up;
 mod checkpoints;
 #[cfg(test)]
 mod tests;
@@ -20,17 +21,20 @@ use std::{
     time::Duration,
 };
 
+use self::catch_up::CursorReader;
 use super::{
+    catch_up::CatchUpCore,
     core::{IngestCore, ToShard},
     reader::{FromReader, READ_AHEAD},
     route::ShardIndex,
-    source::{Identity, Source},
+    source::{Identity, ResumeToken, Source},
     status::{BackendStatus, IngestPicture, IngestStatus, Phase},
 };
 use crate::{
     checkpoint::{BackendCheckpoint, Checkpoint, CheckpointError, CheckpointStore},
-    config::Missing,
+    config::{HistoryLost, Missing, Oversize},
 };
+use rand::Rng;
 use shards::{
     FilterSnapshot, FromIngest,
     driver::{CellSignal, Cells, PushError, RingProducer},
@@ -44,6 +48,12 @@ use tokio::{
 /// Retry of a source: from this, doubling, to [`RETRY_MAX`], each drawn from the upper half of its span.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The pause before the next try, after so many that failed.
+fn backoff(failures: u32) -> Duration {
+    let span = RETRY_MIN.saturating_mul(1 << failures.min(16)).min(RETRY_MAX);
+    span.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
 
 /// How often shards are told how far reading has come, where no event told them.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -61,10 +71,14 @@ pub struct PumpConfig {
     pub checkpoint_events: u64,
     /// How long a restarting node waits for the Gateways that the checkpoint names.
     pub registration_grace: Duration,
-    /// How far before the checkpoint reading may start, so that a Gateway whose position is older misses nothing.
-    pub rewind_max: Duration,
     /// What to do when the source no longer has what comes next.
-    pub on_history_lost: Missing,
+    pub on_history_lost: HistoryLost,
+    /// What to do with an event that is too large to be read.
+    pub oversize: Oversize,
+    /// A pass of the catch-up cursor halves its distance to the live stream within this time, or ends.
+    pub halve_within: Duration,
+    /// A source that has told nothing for this long, though it should have, is an alarm. Zero: never.
+    pub stalled_after: Duration,
     /// What to do with a backend that has no checkpoint.
     pub on_missing: Missing,
 }
@@ -110,12 +124,14 @@ struct Backend {
     reopenings: u64,
     retry_at: Option<Instant>,
     task: Option<JoinHandle<()>>,
-    /// The start that was asked for lies before the checkpoint, so that it may be refused without harm.
-    rewinding: bool,
-    /// Openings before the checkpoint that failed for a reason that should go away.
-    rewinds_failed: u32,
     /// The stream is being opened after history was lost: everybody is to be told.
     after_loss: bool,
+    /// The stream is being opened to get past an event that is too large.
+    one_by_one: bool,
+    /// When the source last told something new, and the last token that it told.
+    moved_at: Instant,
+    last_token: Option<ResumeToken>,
+    is_stalled: bool,
     saved: Option<BackendCheckpoint>,
 }
 
@@ -133,6 +149,16 @@ pub struct Pump {
     started: std::time::Instant,
     from_readers: mpsc::Receiver<FromReader>,
     to_pump: mpsc::Sender<FromReader>,
+    catch_up: CatchUpCore,
+    /// Of each backend.
+    cursors: Vec<CursorReader>,
+    from_cursors: mpsc::Receiver<FromReader>,
+    to_catch_up: mpsc::Sender<FromReader>,
+    /// Live batches since a pass had its turn.
+    live_turns: u32,
+    /// A pass has more to do at once.
+    catch_up_has_more: bool,
+    catch_up_tick_at: Instant,
     pending: VecDeque<ToShard>,
     /// Scratch of the core's output.
     out: Vec<ToShard>,
@@ -168,7 +194,8 @@ impl Pump {
     pub fn new(parts: PumpParts) -> Result<Self, CheckpointError> {
         let PumpParts { core, sources, links, mut store, config, status, cells_changed, phase, started } = parts;
         let saved = store.claim()?;
-        let backends = sources
+        let now = Instant::now();
+        let backends: Vec<Backend> = sources
             .into_iter()
             .map(|source| Backend {
                 saved: saved
@@ -183,9 +210,11 @@ impl Pump {
                 reopenings: 0,
                 retry_at: None,
                 task: None,
-                rewinding: false,
-                rewinds_failed: 0,
                 after_loss: false,
+                one_by_one: false,
+                moved_at: now,
+                last_token: None,
+                is_stalled: false,
             })
             .collect();
         let awaited = saved
@@ -193,8 +222,16 @@ impl Pump {
             .map(|saved| saved.gateways.iter().cloned().collect::<BTreeSet<_>>())
             .filter(|gateways| !gateways.is_empty());
         let (to_pump, from_readers) = mpsc::channel(READ_AHEAD);
-        let now = Instant::now();
+        // Room for what every cursor's reader can say before it waits for its turn.
+        let (to_catch_up, from_cursors) = mpsc::channel(2 * backends.len().max(1));
         let mut pump = Self {
+            catch_up: CatchUpCore::new(&core, config.halve_within),
+            cursors: backends.iter().map(|_| CursorReader::new()).collect(),
+            from_cursors,
+            to_catch_up,
+            live_turns: 0,
+            catch_up_has_more: false,
+            catch_up_tick_at: now,
             core,
             backends,
             config,
@@ -254,6 +291,12 @@ impl Pump {
             }
             self.look_at_cells();
             self.flush().await;
+            if self.catch_up.is_wanted() {
+                // Readers run first, so that it shows whether a live batch waits.
+                tokio::task::yield_now().await;
+                self.catch_up();
+                self.flush().await;
+            }
             if Instant::now() >= self.publish_at {
                 self.publish();
             }
@@ -270,6 +313,7 @@ impl Pump {
             _ = self.phase.changed() => {}
             said = self.from_readers.recv(), if !self.begun && self.filters_due.is_empty() => {
                 if let Some(said) = said {
+                    self.live_turns = self.live_turns.saturating_add(1);
                     self.hear(said);
                 }
             }
@@ -282,18 +326,34 @@ impl Pump {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }
             }
+            said = self.from_cursors.recv() => {
+                if let Some(said) = said {
+                    self.hear_cursor(said);
+                    self.take_out();
+                }
+            }
+            // Readers run while this thread lets them.
+            () = tokio::task::yield_now(), if self.catch_up_has_more => {}
             _ = sleep_until(deadline) => {}
         }
         self.on_time();
     }
 
-    fn deadline(&self) -> Instant {
+    fn deadline(&mut self) -> Instant {
+        let catch_up = self.catch_up_due();
         let retries = self.backends.iter().filter_map(|backend| backend.retry_at);
         let grace = self.awaited.as_ref().map(|_| self.grace_ends);
         let checkpoint = self.store.as_ref().map(|_| self.checkpoint_at);
         let now = Instant::now();
         let latest = if self.publish_at > now { self.publish_at } else { now + Duration::from_secs(1) };
-        retries.chain(grace).chain(checkpoint).chain(self.progress_at).chain([latest]).min().unwrap_or(latest)
+        retries
+            .chain(grace)
+            .chain(checkpoint)
+            .chain(self.progress_at)
+            .chain(catch_up)
+            .chain([latest])
+            .min()
+            .unwrap_or(latest)
     }
 
     fn on_time(&mut self) {
@@ -318,6 +378,7 @@ impl Pump {
             self.core.progress(&mut self.out);
             self.take_out();
         }
+        self.look_for_stalls(now);
         let events = self.core.counters().events - self.events_at_checkpoint;
         if now >= self.checkpoint_at || events >= self.config.checkpoint_events {
             self.start_checkpoint();
@@ -334,6 +395,7 @@ impl Pump {
             let filter = cells.filter();
             let sync = cells.sync();
             let settled = cells.settled();
+            self.catch_up.wanted(shard, cells.catch_up());
             self.core.settled(shard, &settled);
             if sync.gateways.iter().all(|gateway| self.named.contains(&**gateway)) {
                 self.core.filter(shard, filter, &mut self.out);
@@ -358,6 +420,17 @@ impl Pump {
 
     /// Carries everything that is pending into the rings, waiting for room where there is none.
     async fn flush(&mut self) {
+        if !self.carry().await {
+            return;
+        }
+        // It was not for the sources that nothing was read meanwhile.
+        let now = Instant::now();
+        self.backends.iter_mut().for_each(|backend| backend.moved_at = now);
+    }
+
+    /// True when it waited.
+    async fn carry(&mut self) -> bool {
+        let mut waited = false;
         while let Some((shard, item)) = self.pending.pop_front() {
             let index = usize::from(shard.0);
             match self.links[index].ring.try_push(item) {
@@ -366,6 +439,7 @@ impl Pump {
                 Err(PushError::Closed(_)) => continue,
                 Err(PushError::Full(item)) => self.pending.push_front((shard, item)),
             }
+            waited = true;
             self.picture.ring_full[index] += 1;
             tokio::select! {
                 _ = self.links[index].ring.room() => {}
@@ -374,10 +448,11 @@ impl Pump {
                 _ = self.phase.changed() => {}
             }
             if *self.phase.borrow() == Phases::Finished {
-                return;
+                break;
             }
             self.look_at_cells();
         }
+        waited
     }
 
     /// Gateways with subscriptions on any shard, and those that are still waited for.
@@ -421,6 +496,8 @@ impl Pump {
                 error: backend.error.clone(),
                 reopenings: backend.reopenings,
                 tokens: self.core.tokens(index) as u64,
+                stalled: backend.is_stalled.then(|| backend.moved_at.elapsed()),
+                catch_up: self.catch_up_status(index),
             })
             .collect();
         self.status.publish(picture);

@@ -2,8 +2,11 @@
 
 #![allow(clippy::disallowed_types, reason = "the test and the loop share what a test has scripted")]
 
+mod catch_up;
+mod faults;
+
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -30,29 +33,105 @@ const LINEAGE: Lineage = Lineage(9);
 /// A source with the events of a history, by their times in seconds.
 struct Scripted {
     name: &'static str,
-    events: Vec<u64>,
     reachable: watch::Receiver<bool>,
-    state: Mutex<Script>,
+    state: Arc<Mutex<Script>>,
 }
 
 #[derive(Default)]
 struct Script {
+    /// Cluster times, in their order.
+    events: Vec<u64>,
     opened: Vec<Start>,
+    /// Of these, those of the catch-up cursor.
+    opened_again: Vec<Start>,
     /// What becomes of the next openings; those after them succeed.
     refusals: VecDeque<SourceError>,
+    /// The same of the catch-up cursor's.
+    refusals_again: VecDeque<SourceError>,
     /// Streams that panic when they are read.
     panics: u32,
+    /// Events before which streams of each purpose break, each once.
+    breaks: Vec<(Purpose, u64, SourceError)>,
+    /// Openings at a cluster time before this are refused.
+    kept_from: u64,
+    /// Events that are too large to be read.
+    large: BTreeSet<u64>,
+    /// Events in a batch.
+    batch_max: usize,
+    moves_when_idle: bool,
+    /// Streams that are open now, and the most that have been, by purpose.
+    open: [usize; 2],
+    open_max: [usize; 2],
 }
 
 fn source(name: &'static str, events: &[u64]) -> (Arc<Scripted>, watch::Sender<bool>) {
     let (reach, reachable) = watch::channel(true);
-    let state = Mutex::new(Script::default());
-    (Arc::new(Scripted { name, events: events.to_vec(), reachable, state }), reach)
+    let events = events.iter().map(|time| time << 32).collect();
+    let state = Arc::new(Mutex::new(Script { events, batch_max: 1_000, ..Script::default() }));
+    (Arc::new(Scripted { name, reachable, state }), reach)
 }
 
 impl Scripted {
+    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.state.lock().unwrap()
+    }
+
     fn opened(&self) -> Vec<Start> {
-        self.state.lock().unwrap().opened.clone()
+        self.script().opened.clone()
+    }
+
+    fn opened_again(&self) -> Vec<Start> {
+        self.script().opened_again.clone()
+    }
+
+    fn happens(&self, seconds: u64) {
+        self.script().events.push(seconds << 32);
+    }
+
+    fn open_as(&self, start: Start, purpose: Purpose, one_by_one: bool) -> BoxFuture<'_, Result<Opened, SourceError>> {
+        let mut script = self.script();
+        let lost = matches!(start, Start::At { time } if time < script.kept_from);
+        let refusals = match purpose {
+            Purpose::Live => {
+                script.opened.push(start.clone());
+                &mut script.refusals
+            }
+            Purpose::CatchUp => {
+                script.opened_again.push(start.clone());
+                &mut script.refusals_again
+            }
+        };
+        if lost {
+            refusals.push_front(SourceError::HistoryLost("too old".into()));
+        }
+        let outcome = match refusals.pop_front() {
+            Some(refusal) => Err(refusal),
+            None => {
+                let (place, first) = start_of(start);
+                let panics = script.panics > 0;
+                script.panics = script.panics.saturating_sub(1);
+                script.open[purpose as usize] += 1;
+                script.open_max[purpose as usize] =
+                    script.open_max[purpose as usize].max(script.open[purpose as usize]);
+                let stream = Stream { script: self.state.clone(), purpose, next: first, one_by_one, panics };
+                Ok(Opened { stream: Box::new(stream), start: place })
+            }
+        };
+        futures::future::ready(outcome).boxed()
+    }
+}
+
+/// The place that a stream tells which is opened so, and the least cluster time that it yields.
+fn start_of(start: Start) -> ((u64, u32), u64) {
+    match start {
+        Start::After { position, token } if token.0.len() == 5 => ((position.time, position.k), position.time + 1),
+        Start::After { position, token } => {
+            let after: u64 =
+                bson::RawDocument::from_bytes(&token.0).unwrap().get_str("_data").unwrap().parse().unwrap();
+            (position.order(), after + 1)
+        }
+        Start::At { time } => ((time, 0), time),
+        Start::Now => ((100 << 32, 0), 100 << 32),
     }
 }
 
@@ -74,40 +153,79 @@ impl Source for Scripted {
         .boxed()
     }
 
-    fn open(&self, start: Start, _: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>> {
-        let mut state = self.state.lock().unwrap();
-        state.opened.push(start.clone());
-        let outcome = match state.refusals.pop_front() {
-            Some(refusal) => Err(refusal),
-            None => {
-                let (place, first) = match start {
-                    Start::After { position, .. } => ((position.time, position.k), position.time + 1),
-                    Start::At { time } => ((time, 0), time),
-                    Start::Now => ((100 << 32, 0), 100 << 32),
-                };
-                let events = self.events.iter().map(|time| time << 32).filter(|time| *time >= first).collect();
-                let panics = state.panics > 0;
-                state.panics = state.panics.saturating_sub(1);
-                Ok(Opened { stream: Box::new(Stream { events, panics }), start: place })
-            }
-        };
-        futures::future::ready(outcome).boxed()
+    fn open(&self, start: Start, purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>> {
+        self.open_as(start, purpose, false)
+    }
+
+    fn open_one_by_one(&self, start: Start, purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>> {
+        self.open_as(start, purpose, true)
+    }
+
+    fn too_large(&self, start: Start, purpose: Purpose) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+        let script = self.script();
+        assert_eq!(script.open[purpose as usize], 0, "a stream is open beside it");
+        let (_, first) = start_of(start);
+        let next = script.events.iter().find(|time| **time >= first).copied().expect("there is a next event");
+        assert!(script.large.contains(&next), "{} isn't too large", next >> 32);
+        futures::future::ready(Ok(event(next))).boxed()
+    }
+
+    fn moves_when_idle(&self) -> bool {
+        self.script().moves_when_idle
     }
 }
 
 struct Stream {
-    events: VecDeque<u64>,
+    script: Arc<Mutex<Script>>,
+    purpose: Purpose,
+    /// The least cluster time of what comes next.
+    next: u64,
+    one_by_one: bool,
     panics: bool,
+}
+
+impl Stream {
+    fn batch(&mut self) -> Result<Vec<u64>, SourceError> {
+        let mut script = self.script.lock().unwrap();
+        let max = if self.one_by_one { 1 } else { script.batch_max };
+        let first = script.events.partition_point(|time| *time < self.next);
+        let mut batch: Vec<u64> = script.events[first..].iter().take(max).copied().collect();
+        if batch.iter().any(|time| script.large.contains(time)) {
+            // What comes before it in the batch is lost with it.
+            return Err(SourceError::Oversize("16 MB".into()));
+        }
+        let breaks = |(purpose, at, _): &(Purpose, u64, SourceError)| {
+            (*purpose == self.purpose).then(|| batch.iter().position(|time| *time == at << 32)).flatten()
+        };
+        let broken = script.breaks.iter().enumerate().find_map(|(index, b)| Some((index, breaks(b)?)));
+        match broken {
+            Some((index, 0)) => return Err(script.breaks.remove(index).2),
+            Some((_, at)) => batch.truncate(at),
+            None => {}
+        }
+        self.next = batch.last().map_or(self.next, |last| last + 1);
+        Ok(batch)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.script.lock().unwrap_or_else(|error| error.into_inner()).open[self.purpose as usize] -= 1;
+    }
 }
 
 impl SourceStream for Stream {
     fn next(&mut self, wait: Duration) -> BoxFuture<'_, Result<Batch, SourceError>> {
         assert!(!self.panics, "as the test asked for");
         async move {
-            if self.events.is_empty() {
-                tokio::time::sleep(wait).await;
+            let deadline = Instant::now() + wait;
+            loop {
+                let events = self.batch()?;
+                if !events.is_empty() || Instant::now() >= deadline {
+                    return Ok(Batch { events: events.into_iter().map(event).collect(), resume: None, passed: None });
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            Ok(Batch { events: self.events.drain(..).map(event).collect(), resume: None })
         }
         .boxed()
     }
@@ -244,11 +362,21 @@ struct World {
     status: Arc<IngestStatus>,
     phase: watch::Sender<Phases>,
     pump: tokio::task::JoinHandle<Result<(), CheckpointError>>,
+    wanted_version: u64,
 }
 
 impl World {
     /// `prepare` is called with the shard's cells before the loop runs.
     fn start(sources: &[&Arc<Scripted>], kept: Option<Checkpoint>, prepare: impl FnOnce(&mut Self)) -> Self {
+        Self::configured(sources, kept, |_| {}, prepare)
+    }
+
+    fn configured(
+        sources: &[&Arc<Scripted>],
+        kept: Option<Checkpoint>,
+        configure: impl FnOnce(&mut PumpConfig),
+        prepare: impl FnOnce(&mut Self),
+    ) -> Self {
         let (producer, ring) = ring("shard-0", 1_024);
         let signal = Arc::new(CellSignal::default());
         let cells = CellWriter::new(signal.clone());
@@ -258,19 +386,23 @@ impl World {
         let backends = sources.iter().map(|source| source.backend()).collect();
         let started = Arc::new(Notify::new());
         let go = started.clone();
+        let mut config = PumpConfig {
+            checkpoint_every: Duration::from_millis(20),
+            checkpoint_events: 1_000_000,
+            registration_grace: Duration::from_secs(3_600),
+            on_history_lost: HistoryLost::Fail,
+            oversize: Oversize::Fail,
+            halve_within: Duration::from_secs(3_600),
+            stalled_after: Duration::ZERO,
+            on_missing: Missing::FromNow,
+        };
+        configure(&mut config);
         let pump = Pump::new(PumpParts {
             core: IngestCore::new(Arc::new(Mapping::Plain), SlotTable { shards: 1 }, backends),
             sources: sources.iter().map(|source| (*source).clone() as Arc<dyn Source>).collect(),
             links: vec![Link { ring: producer, cells: cells.cells() }],
             store: Box::new(Store(saves.clone())),
-            config: PumpConfig {
-                checkpoint_every: Duration::from_millis(20),
-                checkpoint_events: 1_000_000,
-                registration_grace: Duration::from_secs(3_600),
-                rewind_max: Duration::from_secs(3_600),
-                on_history_lost: Missing::Fail,
-                on_missing: Missing::FromNow,
-            },
+            config,
             status: status.clone(),
             cells_changed: signal,
             phase: running,
@@ -281,7 +413,7 @@ impl World {
             go.notified().await;
             pump.run().await
         });
-        let mut world = Self { ring, cells, sync: SyncState::default(), saves, status, phase, pump };
+        let mut world = Self { ring, cells, sync: SyncState::default(), saves, status, phase, pump, wanted_version: 0 };
         world.filter(1);
         prepare(&mut world);
         started.notify_one();
@@ -327,7 +459,11 @@ impl World {
                 }
                 FromIngest::Progress(_) => {}
                 FromIngest::Gap(gap) => return format!("gap {}", gap.position.time >> 32),
-                FromIngest::CatchUp(_) => {}
+                FromIngest::CatchUp(item) => {
+                    if let Some(item) = self.again(item) {
+                        return item;
+                    }
+                }
             }
         }
     }
@@ -373,42 +509,23 @@ async fn nothing_is_read_before_every_backend_has_a_start() {
     world.stop().await;
 }
 
-/// A Gateway is back, and wants everything from second 5 on.
-fn wants_older(world: &mut World) {
-    world.sync(|sync| {
-        sync.gateways.insert(Arc::from("g"));
-        sync.synced = vec![Arc::from("g")];
-        sync.lowest_wanted = vec![at("a", 5)];
-    });
-}
-
 #[tokio::test]
-async fn a_source_that_is_away_for_a_moment_doesnt_cost_the_rewind() {
+async fn a_source_that_is_away_for_a_moment_is_opened_at_the_checkpoint() {
     let (a, _reach) = source("a", &[6, 11]);
-    a.state.lock().unwrap().refusals = [SourceError::Transient("an election".into())].into();
-    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &["g"])), wants_older);
-    assert_eq!(world.told().await, "filter 1 from [5]");
-    assert_eq!(world.told().await, "change 6");
-    assert_eq!(a.opened(), [Start::At { time: 5 << 32 }, Start::At { time: 5 << 32 }]);
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn a_rewind_beyond_the_history_begins_at_the_checkpoint() {
-    let (a, _reach) = source("a", &[6, 11]);
-    a.state.lock().unwrap().refusals = [SourceError::HistoryLost("too old".into())].into();
-    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &["g"])), wants_older);
+    a.script().refusals = [SourceError::Transient("an election".into())].into();
+    let mut world = World::start(&[&a], Some(checkpoint(&["a"], &[])), |_| {});
     assert_eq!(world.told().await, "filter 1 from [10]");
     assert_eq!(world.told().await, "change 11");
     let token = ResumeToken(Bytes::from_static(&[5, 0, 0, 0, 0]));
-    assert_eq!(a.opened(), [Start::At { time: 5 << 32 }, Start::After { position: at("a", 10), token }]);
+    let start = Start::After { position: at("a", 10), token };
+    assert_eq!(a.opened(), [start.clone(), start]);
     world.stop().await;
 }
 
 #[tokio::test]
 async fn a_reader_that_panics_is_started_again() {
     let (a, _reach) = source("a", &[11]);
-    a.state.lock().unwrap().panics = 1;
+    a.script().panics = 1;
     let mut world = World::start(&[&a], Some(checkpoint(&["a"], &[])), |_| {});
     assert_eq!(world.told().await, "filter 1 from [10]");
     assert_eq!(world.told().await, "change 11");

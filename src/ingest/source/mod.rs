@@ -60,6 +60,9 @@ pub struct Batch {
     /// A token that stands after all `events` and everything the source scanned since; present also for an empty batch where the
     /// source tells one.
     pub resume: Option<ResumeToken>,
+    /// Every event of an earlier cluster time than this has come out of the stream by the end of this batch; `None` where the source
+    /// doesn't say. That a batch is empty says nothing: a server may answer so while it is still searching.
+    pub passed: Option<u64>,
 }
 
 /// A configured backend.
@@ -69,6 +72,24 @@ pub trait Source: Send + Sync {
     fn name(&self) -> &str;
     fn identity(&self) -> BoxFuture<'_, Result<Identity, SourceError>>;
     fn open(&self, start: Start, purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>>;
+
+    /// The same with one event in a batch: after [`SourceError::Oversize`], so that what comes before the event that is too large isn't
+    /// lost with its batch.
+    fn open_one_by_one(&self, start: Start, purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>> {
+        self.open(start, purpose)
+    }
+
+    /// The first event after `start`, which is too large to be read, without its documents: its token, cluster time, operation, key and
+    /// namespace. No stream is open meanwhile.
+    fn too_large(&self, _start: Start, _purpose: Purpose) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+        let error = SourceError::Oversize("this kind of source can't tell what it is".into());
+        futures::future::ready(Err(error)).boxed()
+    }
+
+    /// Whether the tokens of an open stream go on even if nothing happens in what is watched. Of one that is so, silence is a failure.
+    fn moves_when_idle(&self) -> bool {
+        false
+    }
 
     /// Told before the source is asked for its identity: this place in its history was read once. A source that finds its history
     /// ending before that has lost the end of it, and takes a new lineage, since it will give the places that are lost to other events.

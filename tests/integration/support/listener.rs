@@ -5,7 +5,7 @@
 use serde_json::Value;
 use streamer_gateway::{AppEvent, Event, Gateway, GatewayHandle, SavedPositions, Subscription};
 use tokio::{sync::watch, task::JoinHandle};
-use wire::{Position, SubscriptionKey};
+use wire::{Position, SubscribeItem, SubscriptionKey};
 use workload::GeneratedSubscription;
 
 use super::{node::Place, within};
@@ -155,7 +155,12 @@ async fn listen(
 
 /// A generated subscription through the SDK's own interface.
 pub(crate) fn to_sdk(generated: &GeneratedSubscription) -> Subscription {
-    let GeneratedSubscription { key, collection, filters, expr, transitions, .. } = generated;
+    from_item(&generated.to_item())
+}
+
+/// What the protocol carries, through the SDK's own interface.
+pub(crate) fn from_item(item: &SubscribeItem) -> Subscription {
+    let SubscribeItem { key, collection, filters, expr, transitions, .. } = item;
     let mut subscription = Subscription::new(&key.tenant, collection).id(&key.id).transitions(*transitions);
     let filters: Vec<Value> =
         if filters.is_empty() { Vec::new() } else { serde_json::from_str(filters).expect("filters are JSON") };

@@ -22,11 +22,16 @@ pub(crate) struct NodeProcess {
 impl NodeProcess {
     /// Starts it with this configuration. What it says is added to a file in the folder, over all of its starts.
     pub(crate) fn spawn(folder: &Path, config: &str) -> Self {
+        Self::spawn_as(Command::new(BINARY), folder, config)
+    }
+
+    /// The same by a command that runs the node's program with the arguments added to it.
+    pub(crate) fn spawn_as(mut program: Command, folder: &Path, config: &str) -> Self {
         let file = folder.join("streamer.toml");
         let log = folder.join("streamer.log");
         fs::write(&file, config).expect("the test's folder can be written");
         let output = File::options().create(true).append(true).open(&log).expect("the test's folder can be written");
-        let child = Command::new(BINARY)
+        let child = program
             .args([Path::new("run"), Path::new("-c"), &file])
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a file handle can be doubled"))

@@ -18,8 +18,6 @@ pub(crate) struct Subscription {
     /// The same as of the last item up to which everything is done, with the positions that go with it.
     pub(crate) persisted: Option<Order>,
     positions: Positions,
-    /// What the process presented when it came back.
-    pub(crate) came_back_with: Option<Order>,
     /// The highest position that any of its processes presented to any run of the node.
     presented: Order,
     /// What it is due up to here may come, and need not.
@@ -114,7 +112,6 @@ impl Application {
             last: None,
             persisted: None,
             positions: Positions::default(),
-            came_back_with: None,
             presented: (0, 0),
             free_upto: (0, 0),
         };
@@ -241,7 +238,6 @@ impl Application {
             if subscription.positions.is_empty() {
                 subscription.free_upto = subscription.presented;
             }
-            subscription.came_back_with = subscription.positions.get(*BACKEND).map(Position::order);
             let item = SubscribeItem { positions: subscription.positions.clone(), ..subscription.item.clone() };
             self.core.handle(Input::Subscribe(item), now);
         }
@@ -302,6 +298,7 @@ fn judge(name: &str, subscription: &Subscription, expected: &Expected, event: Ap
         AppEvent::Resync { reason, live_from, .. } => {
             (Effect::StartOver(order(&live_from)), Taken::Resync(key.clone(), reason))
         }
+        AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => (Effect::None, Taken::Notice),
         AppEvent::Closed { reason, .. } => (Effect::None, Taken::Closed(key.clone(), reason)),
         AppEvent::Rejected { code, message, .. } => panic!("{name} {key:?}: rejected ({code:?}): {message}"),
     }

@@ -40,12 +40,16 @@ pub enum Broken {
     HandleReusedAcrossTenants,
     /// A session that comes after a gap isn't told of it: in place of the gap comes an entry that is for nobody, since the count must go on.
     GapForgotten,
+    /// A shard takes a pass for ended before the last that it brings: that comes after the end.
+    MergeOneEarly,
+    /// A shard takes a pass for going on when the first of the live stream comes that is not the pass's: that comes before the end.
+    MergeOneLate,
     /// The application's positions are kept when it is given an item, not when it is done with it.
     PositionBeforeDone,
 }
 
 impl Broken {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::CheckpointAhead,
         Self::SettleBeforeAck,
         Self::FilterConfirmedEarly,
@@ -60,6 +64,8 @@ impl Broken {
         Self::TtlDuringSession,
         Self::HandleReusedAcrossTenants,
         Self::GapForgotten,
+        Self::MergeOneEarly,
+        Self::MergeOneLate,
         Self::PositionBeforeDone,
     ];
 
@@ -79,6 +85,8 @@ impl Broken {
             Self::TtlDuringSession => "ttl-during-session",
             Self::HandleReusedAcrossTenants => "handle-reused-across-tenants",
             Self::GapForgotten => "gap-forgotten",
+            Self::MergeOneEarly => "merge-one-early",
+            Self::MergeOneLate => "merge-one-late",
             Self::PositionBeforeDone => "position-before-done",
         }
     }

@@ -124,6 +124,11 @@ impl History {
         self.forgotten = self.forgotten.max(self.events.len().saturating_sub(kept));
     }
 
+    /// Whether it has forgotten anything.
+    pub(crate) fn has_forgotten(&self) -> bool {
+        self.forgotten > 0
+    }
+
     /// Events of a cursor that stands at `from`, at most `max`, and the token after them.
     pub(crate) fn read(&mut self, from: usize, max: usize, out: &mut Vec<Bytes>) -> Option<ResumeToken> {
         let to = (from + max).min(self.events.len());

@@ -35,6 +35,7 @@ mod history;
 mod many;
 mod node;
 mod outcome;
+mod passes;
 mod run;
 mod trace;
 mod workload;

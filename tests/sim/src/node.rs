@@ -6,14 +6,13 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
 use predicate::{Mapping, Predicate, Source};
 use shards::{
-    Admission, BackendConfig, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, Shard,
-    ShardConfig, SyncState, Ticket,
+    Admission, BackendConfig, CatchUpWanted, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input, Millis,
+    Output, Shard, ShardConfig, SyncState, Ticket,
 };
 use streamer::{
     checkpoint::{BackendCheckpoint, Checkpoint, CheckpointStore, SlotStore},
@@ -22,7 +21,7 @@ use streamer::{
         route::ShardIndex,
         settle::ResumePoint,
         source::Start,
-        start::{restart_at, start_after},
+        start::start_after,
     },
 };
 use wire::{Epoch, Position, Positions, ShardAddress, SlotTable, SubscribeItem};
@@ -32,10 +31,14 @@ use crate::{
     disk::SimDisk,
     expected::Order,
     history::{BACKEND, History, LINEAGE, Lost, NAME},
+    passes::Passes,
 };
 
 /// Items of a ring.
 const RING: usize = 8;
+
+/// Items up to which a ring has room to spare for what a pass brings.
+const RING_SPARE: usize = 4;
 
 /// How long a starting node waits for the Gateways that the checkpoint names: the default of `ingest.registration_grace`.
 pub(crate) const GRACE_MS: u64 = 10_000;
@@ -46,6 +49,7 @@ struct Cells {
     filter: Arc<FilterSnapshot>,
     settled: Positions,
     sync: SyncState,
+    catch_up: Arc<CatchUpWanted>,
 }
 
 /// A checkpoint that is being written.
@@ -64,6 +68,7 @@ pub(crate) struct Node {
     pending: VecDeque<ToShard>,
     admits: VecDeque<(usize, Ticket, Vec<SubscribeItem>)>,
     cursor: Option<usize>,
+    passes: Passes,
     store: SlotStore<SimDisk>,
     saving: Option<Saving>,
     pub(crate) written: Option<Checkpoint>,
@@ -135,12 +140,15 @@ impl Node {
             filter: Arc::new(FilterSnapshot::unpublished()),
             settled: Positions::default(),
             sync: SyncState::default(),
+            catch_up: Arc::default(),
         };
         let mut store = disk.store();
         let written = store.load().expect("one slot is always whole");
         let count = usize::from(shards);
+        let core = IngestCore::new(Arc::new(Mapping::syntrix()), slots, vec![*BACKEND]);
         Self {
-            core: IngestCore::new(Arc::new(Mapping::syntrix()), slots, vec![*BACKEND]),
+            passes: Passes::new(&core, of.broken),
+            core,
             shards: (0..shards).map(make).collect(),
             rings: vec![VecDeque::new(); count],
             cells: vec![cells; count],
@@ -202,20 +210,12 @@ impl Node {
                     absent.insert(index);
                 }
             }
-            let wanted = self.cells.iter().flat_map(|cells| cells.sync.lowest_wanted.iter().copied());
-            let (start, rewinding) =
-                restart_at(point, wanted.filter(|_| !skipped), Duration::MAX, |_, _| Duration::ZERO);
-            place = history.open(&start).ok().map(|place| (place, start == start_after(point)));
-            if place.is_none() && rewinding {
-                // Whoever wanted what lies before the checkpoint has to read its state anew.
-                self.lost.push((Order::default(), point.position.order()));
-                place = history.open(&start_after(point)).ok().map(|place| (place, true));
-            }
+            place = history.open(&start_after(point)).ok();
         }
         match (place, point) {
-            (Some(((cursor, place), at_point)), Some(point)) => {
+            (Some((cursor, place)), Some(point)) => {
                 self.cursor = Some(cursor);
-                self.core.opened(0, LINEAGE, place, point.token.filter(|_| at_point));
+                self.core.opened(0, LINEAGE, place, point.token);
             }
             (None, Some(point)) => self.open_after_loss(history, point.position.order()),
             _ => {
@@ -236,6 +236,7 @@ impl Node {
         let (cursor, place) = history.open(&Start::Now).expect("now is never forgotten");
         self.cursor = Some(cursor);
         let mut out = std::mem::take(&mut self.scratch);
+        self.passes.live_lost(&mut out);
         self.core.opened_after_loss(0, LINEAGE, place, &mut out);
         self.take_out(out);
         self.lost.push((after, place));
@@ -258,6 +259,36 @@ impl Node {
         }
     }
 
+    /// The cursor of a pass breaks, if there is one.
+    pub(crate) fn break_pass(&mut self, now: Millis) {
+        let mut out = std::mem::take(&mut self.scratch);
+        self.passes.fail(&self.core, now, &mut out);
+        self.take_out(out);
+    }
+
+    /// The ingest thread does what is due of a pass, if nothing waits for room. Whether there was anything.
+    pub(crate) fn pass(&mut self, history: &mut History, max: usize, now: Millis) -> bool {
+        self.flush();
+        if self.cursor.is_none() || self.begun || !self.pending.is_empty() {
+            return false;
+        }
+        self.fill_rings();
+        let mut out = std::mem::take(&mut self.scratch);
+        let happened = self.passes.step(&self.core, history, max, now, &mut out);
+        self.take_out(out);
+        self.flush();
+        self.fill_rings();
+        happened
+    }
+
+    fn fill_rings(&mut self) {
+        if self.pending.is_empty() {
+            for (shard, ring) in self.rings.iter_mut().enumerate() {
+                self.passes.fill(shard, ring, RING_SPARE);
+            }
+        }
+    }
+
     /// The ingest thread looks at a shard's cells. Its filter is used once what was saved names its Gateways.
     pub(crate) fn look(&mut self, shard: usize) {
         let cells = &self.cells[shard];
@@ -267,6 +298,7 @@ impl Node {
             _ => cells.settled.clone(),
         };
         self.core.settled(index, &settled);
+        self.passes.wanted(index, cells.catch_up.clone());
         if cells.sync.gateways.iter().all(|gateway| self.named.contains(&**gateway)) {
             let filter = cells.filter.clone();
             self.use_filter(shard, filter);
@@ -355,7 +387,8 @@ impl Node {
             && self.rings[usize::from(shard.0)].len() < RING
         {
             let (shard, item) = self.pending.pop_front().expect("it has a front");
-            self.rings[usize::from(shard.0)].push_back(item);
+            let shard = usize::from(shard.0);
+            self.passes.in_place_of(shard, item, &mut self.rings[shard]);
         }
     }
 
@@ -411,6 +444,9 @@ impl Node {
         cells.settled = self.shards[shard].settled();
         if cells.sync.version != self.shards[shard].sync_version() {
             cells.sync = self.shards[shard].sync_state();
+        }
+        if cells.catch_up.version != self.shards[shard].catch_up_version() {
+            cells.catch_up = Arc::new(self.shards[shard].catch_up_wanted());
         }
     }
 
@@ -532,6 +568,8 @@ impl Node {
             && !self.begun
             && self.pending.is_empty()
             && self.admits.is_empty()
+            && self.passes.is_idle()
+            && self.shards.iter().all(|shard| shard.stats().subscriptions_behind == 0)
             && self.rings.iter().all(VecDeque::is_empty)
             && !self.shards.iter().any(Shard::has_work)
     }
@@ -552,8 +590,12 @@ impl Node {
         std::mem::replace(&mut self.expired[shard], expired) != expired
     }
 
-    /// Whether any shard's log has become too short for somebody.
-    pub(crate) fn has_evicted(&self) -> bool {
-        self.shards.iter().any(|shard| shard.stats().evictions > 0)
+    /// Subscriptions that fell behind, and those that met the live stream again, in this run.
+    pub(crate) fn catch_ups(&self) -> (u64, u64) {
+        let counts = self.shards.iter().map(|shard| shard.stats().catch_ups);
+        counts.fold((0, 0), |(behind, merged), counts| {
+            let fell = counts.presented + counts.left_log + counts.outbox_full + counts.unverifiable;
+            (behind + fell, merged + counts.caught_up)
+        })
     }
 }

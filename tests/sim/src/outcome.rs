@@ -21,6 +21,9 @@ pub struct Outcome {
     pub duplicates_dropped: u64,
     /// Sessions that were sent changes from before they began.
     pub replays: u64,
+    /// Subscriptions that fell behind what a shard's log could give them, and those that met the live stream again.
+    pub catch_ups: u64,
+    pub merges: u64,
     pub checkpoints: u64,
     pub checkpoints_torn: u64,
     pub slots_rotten: u64,
@@ -56,6 +59,8 @@ impl Outcome {
             gaps,
             duplicates_dropped,
             replays,
+            catch_ups,
+            merges,
             checkpoints,
             checkpoints_torn,
             slots_rotten,
@@ -84,6 +89,8 @@ impl Outcome {
         self.gaps += gaps;
         self.duplicates_dropped += duplicates_dropped;
         self.replays += replays;
+        self.catch_ups += catch_ups;
+        self.merges += merges;
         self.checkpoints += checkpoints;
         self.checkpoints_torn += checkpoints_torn;
         self.slots_rotten += slots_rotten;
@@ -124,6 +131,7 @@ impl fmt::Display for Outcome {
             self.deliveries, self.duplicates_dropped
         )?;
         writeln!(f, "replays                {:>10}", self.replays)?;
+        writeln!(f, "catch-ups, merges      {:>10}, {}", self.catch_ups, self.merges)?;
         writeln!(f, "gaps told              {:>10}", self.gaps)?;
         writeln!(f, "resyncs                {:>10}  {:?}", self.resyncs.values().sum::<u64>(), self.resyncs)?;
         let crashes = self.node_crashes + self.gateway_crashes;

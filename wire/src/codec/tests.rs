@@ -192,7 +192,12 @@ fn handles() -> impl Strategy<Value = Vec<Handle>> {
 
 fn delivery() -> impl Strategy<Value = Delivery> {
     let gap = prop_oneof![Just(GapReason::Dropped), Just(GapReason::HistoryLost), Just(GapReason::Oversize)];
-    let resync = prop_oneof![Just(ResyncReason::LineageChanged), Just(ResyncReason::PreimageMissing)];
+    let resync = prop_oneof![
+        Just(ResyncReason::LineageChanged),
+        Just(ResyncReason::HistoryLost),
+        Just(ResyncReason::TooSlow),
+        Just(ResyncReason::PreimageMissing),
+    ];
     let close = prop_oneof![Just(CloseReason::Unsubscribed), Just(CloseReason::Removed)];
     prop_oneof![
         vec(entry(), 1..5).prop_map(Delivery::Events),
@@ -215,7 +220,8 @@ fn delivery() -> impl Strategy<Value = Delivery> {
         (any::<u64>(), any::<u32>(), resync, positions()).prop_map(|(seq, handle, reason, live_from)| {
             Delivery::Resync { seq, handle: Handle(handle), reason, live_from }
         }),
-        (handles(), positions()).prop_map(|(handles, positions)| Delivery::CaughtUp { handles, positions }),
+        handles().prop_map(|handles| Delivery::CatchingUp { handles }),
+        handles().prop_map(|handles| Delivery::CaughtUp { handles }),
         (any::<u32>(), close).prop_map(|(handle, reason)| Delivery::Closed { handle: Handle(handle), reason }),
         (any::<u32>(), code()).prop_map(|(within_ms, reason)| Delivery::GoAway { within_ms, reason }),
     ]

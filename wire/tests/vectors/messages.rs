@@ -157,25 +157,17 @@ pub(crate) fn all() -> Vec<(String, Any)> {
             }),
         );
     }
-    for reason in [
-        ResyncReason::LineageChanged,
-        ResyncReason::PositionTooOld,
-        ResyncReason::OutboxOverrun,
-        ResyncReason::PreimageMissing,
-    ] {
+    for reason in
+        [ResyncReason::LineageChanged, ResyncReason::HistoryLost, ResyncReason::TooSlow, ResyncReason::PreimageMissing]
+    {
         let live_from = [at(1004, 1)].into_iter().collect();
         add(
             &format!("resync, {reason:?}"),
             Any::Delivery(Delivery::Resync { seq: 10, handle: Handle(1), reason, live_from }),
         );
     }
-    add(
-        "caught up",
-        Any::Delivery(Delivery::CaughtUp {
-            handles: vec![Handle(1), Handle(2)],
-            positions: [at(1005, 1)].into_iter().collect(),
-        }),
-    );
+    add("catching up", Any::Delivery(Delivery::CatchingUp { handles: vec![Handle(1), Handle(251)] }));
+    add("caught up", Any::Delivery(Delivery::CaughtUp { handles: vec![Handle(1), Handle(251)] }));
     for reason in [CloseReason::Unsubscribed, CloseReason::Expired, CloseReason::Replaced, CloseReason::Removed] {
         add(&format!("closed, {reason:?}"), Any::Delivery(Delivery::Closed { handle: Handle(1), reason }));
     }
@@ -282,7 +274,7 @@ pub(crate) fn refused() -> Vec<(&'static str, Stream, Vec<u8>, usize)> {
         ("text that is not UTF-8", Stream::Requests, invalid_text, MAX_BODY_BYTES),
         ("a list longer than its body", Stream::Requests, frame(0x02, &encode((1, 1 << 40))), MAX_BODY_BYTES),
         ("a bool that is neither 0 nor 1", Stream::Requests, frame(0x01, &[1, 0, 0, 0, 2]), MAX_BODY_BYTES),
-        ("an enum's number that doesn't exist", Stream::Deliveries, frame(0x37, &[1, 99]), MAX_BODY_BYTES),
+        ("an enum's number that doesn't exist", Stream::Deliveries, frame(0x38, &[1, 99]), MAX_BODY_BYTES),
         (
             "two positions of one backend",
             Stream::Deliveries,

@@ -217,6 +217,29 @@ pub(crate) fn steps() -> Vec<Step> {
     );
     step("Done with both.", Any::Ack(Ack { received: 5, done: 5 }));
     step(
+        "More was waiting for this Gateway than the shard keeps for it. What the second subscription lacks from here on will be read from the \
+         source's history.",
+        Any::Delivery(Delivery::CatchingUp { handles: vec![Handle(2)] }),
+    );
+    step(
+        "Handle 1 moves to this position, handle 2 stays where it is: at the gap, until it has caught up.",
+        Any::Delivery(Delivery::Heartbeat { last_seq: 5, positions: one(at(120, 1)) }),
+    );
+    let missed = EventEntry { targets: vec![target(2, Transition::Update)], ..entry(6, 100, "room-1", "open") };
+    step(
+        "From the history, and older than what the heartbeat spoke of. It is acked like any other.",
+        Any::Delivery(Delivery::Events(vec![missed])),
+    );
+    step("Done with it: handle 2 is at the position of entry 6.", Any::Ack(Ack { received: 6, done: 6 }));
+    step(
+        "Handle 2 has reached the live stream. From here on heartbeats speak of it again.",
+        Any::Delivery(Delivery::CaughtUp { handles: vec![Handle(2)] }),
+    );
+    step(
+        "Both handles move to this position.",
+        Any::Delivery(Delivery::Heartbeat { last_seq: 6, positions: one(at(121, 1)) }),
+    );
+    step(
         "The first subscription is no longer wanted.",
         Any::Request(Request::Unsubscribe { request: RequestId(3), keys: vec![key("open")] }),
     );

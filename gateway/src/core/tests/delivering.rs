@@ -5,7 +5,7 @@ use wire::{GapReason, ResyncReason};
 use super::*;
 
 fn resync(seq: u64, handle: u32, live_from: u64) -> Delivery {
-    let reason = ResyncReason::PositionTooOld;
+    let reason = ResyncReason::HistoryLost;
     Delivery::Resync { seq, handle: Handle(handle), reason, live_from: at(live_from) }
 }
 
@@ -58,12 +58,13 @@ fn a_hole_in_seq_ends_the_session() {
 
 #[test]
 fn handles_are_bound_once_and_before_they_are_used() {
-    let bad: [Delivery; 6] = [
+    let bad: [Delivery; 7] = [
         Delivery::Events(vec![entry(1, 11, &[9])]),
         gap(1, 11, &[9]),
         resync(1, 9, 11),
         closed(9, CloseReason::Expired),
-        Delivery::CaughtUp { handles: vec![Handle(9)], positions: at(11) },
+        Delivery::CatchingUp { handles: vec![Handle(9)] },
+        Delivery::CaughtUp { handles: vec![Handle(9)] },
         bound(1, "s", 10),
     ];
     for delivery in bad {

@@ -203,21 +203,6 @@ fn another_backend_begins_where_it_is_live_from() {
 }
 
 #[test]
-fn catching_up_advances_what_it_names() {
-    let mut world = World::live();
-    world.subscribe("z", "c");
-    world.answer();
-    world.bind(2, "z", 10);
-    world.event(1, 11, &[1]);
-    world.deliver(Delivery::CaughtUp { handles: vec![Handle(1)], positions: at(30) });
-    assert_eq!(world.kept("s"), Some(10));
-    world.drain();
-    assert_eq!((world.kept("s"), world.kept("z")), (Some(30), Some(10)));
-    world.reconnect();
-    assert_eq!(world.presented()[0].2, Some(30));
-}
-
-#[test]
 fn notices_need_no_confirmation() {
     let mut world = World::connected();
     world.subscribe("s", "c");

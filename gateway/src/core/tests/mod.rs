@@ -1,5 +1,6 @@
 //! The core against a shard that does only what a test tells it to. No time passes but what a test adds.
 
+mod catching_up;
 mod connecting;
 mod delivering;
 mod done;
@@ -253,6 +254,8 @@ impl World {
                 AppEvent::Resync { subscription, .. } => format!("resync {}", subscription.id),
                 AppEvent::Closed { subscription, reason } => format!("closed {} {reason:?}", subscription.id),
                 AppEvent::Live { subscription, .. } => format!("live {}", subscription.id),
+                AppEvent::CatchingUp { subscription } => format!("catching up {}", subscription.id),
+                AppEvent::CaughtUp { subscription } => format!("caught up {}", subscription.id),
                 AppEvent::Rejected { subscription, code, .. } => format!("rejected {} {code:?}", subscription.id),
             });
             self.input(Input::Done(token));

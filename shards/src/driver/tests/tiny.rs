@@ -4,8 +4,8 @@ use bytes::BytesMut;
 use wire::{Delivery, Epoch, Positions, Reply, Request, SlotTable, Welcome, encode_delivery};
 
 use crate::{
-    CommandKind, ConnectionId, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, ShardStats,
-    SubscriptionCounts, SyncState, driver::core::Core,
+    CatchUpWanted, CommandKind, ConnectionId, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output,
+    ShardStats, SubscriptionCounts, SyncState, driver::core::Core,
 };
 
 #[derive(Default)]
@@ -85,6 +85,14 @@ impl Core for Tiny {
 
     fn sync_version(&self) -> u64 {
         0
+    }
+
+    fn catch_up_version(&self) -> u64 {
+        0
+    }
+
+    fn catch_up_wanted(&self) -> CatchUpWanted {
+        CatchUpWanted::default()
     }
 
     fn sync_state(&self) -> SyncState {

@@ -116,14 +116,15 @@ fn another_lineage_is_a_resync() {
 }
 
 #[test]
-fn a_position_from_before_the_subscription_is_too_old() {
+fn a_position_from_before_the_subscription_is_caught_up_from() {
     let mut world = World::new();
     world.time = 10;
     let old = world.watching("g", &["s"]);
     world.disconnect(old);
     let new = world.hello("g");
     world.subscribe(new, vec![presented("s", 9)]);
-    world.pump(new).is(&["bound s from 10", "s resync PositionTooOld from 10"]);
+    world.pump(new).is(&["bound s from 10", "s catching up"]);
+    assert_eq!(world.wanted(), Some(9));
     let newer = world.hello("g");
     world.subscribe(newer, vec![presented("s", 10)]);
     world.pump(newer).is(&["bound s from 10"]);
@@ -141,28 +142,23 @@ fn a_new_subscription_goes_on_from_its_position() {
     }
     let seen = world.pump(connection);
     let of = |id: &str| Seen(seen.0.iter().filter(|line| line.contains(id)).cloned().collect());
-    of("old").is(&[
-        "bound old from 4",
-        "old resync PositionTooOld from 4",
-        "old enter 5",
-        "old enter 6",
-        "old enter 7",
-    ]);
+    of("old").is(&["bound old from 4", "old catching up"]);
     of("same").is(&["bound same from 4", "same enter 5", "same enter 6", "same enter 7"]);
     of("ahead").is(&["bound ahead from 4", "ahead enter 7"]);
 }
 
 #[test]
-fn what_left_the_log_unsettled_is_a_resync() {
+fn what_left_the_log_unsettled_is_caught_up_from() {
     let mut world = World::with(|config| config.log_events_max = 4);
     let connection = world.watching("g", &["s"]);
     for _ in 0..6 {
         world.insert("d", "x");
     }
-    // Once one is gone, all that came before the resync is skipped.
-    world.pump(connection).is(&["s resync OutboxOverrun from 4", "s enter 5", "s enter 6"]);
-    world.done(connection);
-    assert_eq!(world.settled(), Some(6));
+    // Once one is gone, nothing that comes behind it is sent before it has been read again.
+    world.pump(connection).is(&["s catching up"]);
+    assert_eq!((world.settled(), world.wanted()), (Some(6), Some(0)));
+    let expected: Vec<String> = (1..=6).map(|time| format!("s enter {time}")).chain(["s caught up".into()]).collect();
+    assert_eq!(world.catch_up_with(connection), expected);
     assert!(world.shard.stats().evictions_unsettled > 0);
 }
 
@@ -175,24 +171,32 @@ fn what_left_the_log_while_its_gateway_was_away() {
         for _ in 0..6 {
             world.insert("d", "x");
         }
-        assert_eq!(world.settled(), Some(2));
+        assert_eq!(world.settled(), Some(6), "nothing is held back for it");
         let new = world.hello("g");
         (world, new)
     };
     let (mut world, new) = away();
     world.subscribe(new, vec![presented("s", 1)]);
-    world.pump(new).is(&["bound s from 6", "s resync OutboxOverrun from 6"]);
-    assert_eq!(world.settled(), Some(6));
+    world.pump(new).is(&["bound s from 0", "s catching up"]);
+    assert_eq!(world.wanted(), Some(1));
     let (mut world, new) = away();
     world.subscribe(new, vec![presented("s", 2)]);
-    world.pump(new).is(&["bound s from 0", "s enter 3", "s enter 4", "s enter 5", "s enter 6"]);
+    world.pump(new).is(&["bound s from 0", "s catching up"]);
+    assert_eq!(world.wanted(), Some(2));
+    let (mut world, new) = away();
+    world.subscribe(new, vec![presented("s", 6)]);
+    world.pump(new).is(&["bound s from 0"]);
+    assert_eq!(world.wanted(), None, "it has all that there is");
+    world.insert("d", "x");
+    world.pump(new).is(&["s enter 7"]);
     let (mut world, new) = away();
     world.sync_done(new);
-    world.pump(new).is(&["bound s from 6", "s resync OutboxOverrun from 6"]);
+    world.pump(new).is(&["bound s from 0", "s catching up"]);
+    assert_eq!(world.wanted(), Some(0));
 }
 
 #[test]
-fn settled_entries_that_left_the_log_make_older_positions_too_old() {
+fn settled_entries_that_left_the_log_are_caught_up_from_older_positions() {
     let mut world = World::with(|config| config.log_events_max = 4);
     let old = world.watching("g", &["s"]);
     for _ in 0..6 {
@@ -205,11 +209,12 @@ fn settled_entries_that_left_the_log_make_older_positions_too_old() {
     world.pump(new).is(&["bound s from 0", "s enter 3", "s enter 4", "s enter 5", "s enter 6"]);
     let newer = world.hello("g");
     world.subscribe(newer, vec![presented("s", 1)]);
-    world.pump(newer).is(&["bound s from 6", "s resync PositionTooOld from 6"]);
+    world.pump(newer).is(&["bound s from 0", "s catching up"]);
+    assert_eq!(world.wanted(), Some(1));
 }
 
 #[test]
-fn a_replay_that_leaves_the_log_before_it_is_sent_is_a_resync() {
+fn a_replay_that_leaves_the_log_before_it_is_sent_is_caught_up_from() {
     let mut world = World::with(|config| config.log_events_max = 4);
     let old = world.watching("g", &["s"]);
     for _ in 0..3 {
@@ -226,9 +231,11 @@ fn a_replay_that_leaves_the_log_before_it_is_sent_is_a_resync() {
         world.pump(other);
         world.done(other);
     }
-    world.pump(new).is(&["bound s from 0", "s resync OutboxOverrun from 5"]);
+    world.pump(new).is(&["bound s from 0", "s catching up"]);
+    assert_eq!(world.wanted(), Some(0));
     world.insert("d", "x");
-    world.pump(new).is(&["s enter 6"]);
+    let expected: Vec<String> = (1..=6).map(|time| format!("s enter {time}")).chain(["s caught up".into()]).collect();
+    assert_eq!(world.catch_up_with(new), expected);
 }
 
 #[test]
@@ -245,12 +252,20 @@ fn a_gateway_that_takes_nothing_is_held_to_its_outbox() {
     assert_eq!(seen.len(), 30, "a slow Gateway slows nobody");
     assert!(world.shard.stats().outbox_overruns > 0);
     let seen = world.pump(slow);
-    let resyncs = seen.0.iter().filter(|line| line.contains("resync OutboxOverrun")).count();
-    assert_eq!(resyncs, 1, "one that waits stands for all: {seen:?}");
+    let told = seen.0.len() as u64 - 1;
+    assert_eq!(seen.0.last().map(String::as_str), Some("s catching up"), "what waited is sent, and nothing behind it");
+    assert_eq!(
+        (world.settled(), world.wanted()),
+        (Some(0), None),
+        "nobody reads for one that isn't done with what it has"
+    );
     world.done(slow);
-    assert_eq!(world.settled(), Some(30));
+    assert_eq!((world.settled(), world.wanted()), (Some(30), Some(told)));
     world.insert("d", "x");
-    world.pump(slow).is(&["s enter 31"]);
+    assert_eq!(world.catch_up_with(slow).len() as u64, 31 - told + 1);
+    world.insert("d", "x");
+    world.pump(slow).is(&["s enter 32"]);
+    assert_eq!(world.shard.stats().catch_ups.deliveries, 31 - told);
 }
 
 #[test]
@@ -262,9 +277,9 @@ fn a_gateway_that_is_never_done_is_held_to_its_outbox() {
         world.insert("d", "x");
         lines.extend(world.pump(connection).0);
     }
-    let resyncs = lines.iter().filter(|line| line.contains("resync")).count();
-    assert!((1..10).contains(&resyncs), "{resyncs} resyncs");
+    assert_eq!(lines.last().map(String::as_str), Some("s catching up"));
     assert!(world.closed.is_empty());
     world.done(connection);
     assert_eq!(world.settled(), Some(40));
+    assert_eq!(world.wanted(), Some(lines.len() as u64 - 1));
 }

@@ -275,7 +275,7 @@ fn many_at_a_time_are_as_many_one_by_one() {
     };
     let one_by_one = run(1);
     let (_, stats, _) = &one_by_one;
-    assert!(stats.events_repeated > 200 && stats.evictions > 50, "{stats:?}");
+    assert!(stats.events_repeated > 200 && stats.evictions > 0 && stats.subscriptions_behind > 0, "{stats:?}");
     for together in [2, 31, 32, 33, 1_000] {
         let (sent, stats, settled) = run(together);
         assert_eq!((&sent, &settled), (&one_by_one.0, &one_by_one.2), "{together} together");

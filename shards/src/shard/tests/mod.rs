@@ -1,5 +1,6 @@
 //! A shard with Gateways that decode what it fills, in one thread and in made-up time.
 
+mod catching_up;
 mod chaos;
 mod continuity;
 mod delivering;
@@ -9,4 +10,4 @@ mod registering;
 mod storms;
 mod world;
 
-use world::{BACKEND, Seen, World, item, position, positions};
+use world::{BACKEND, OTHER, Seen, World, item, position, positions};

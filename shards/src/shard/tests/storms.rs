@@ -256,22 +256,3 @@ fn what_is_registered_over_http_and_never_read_of_is_bounded() {
     world.pump(connection);
     assert!(matches!(world.register("g", item("s", "x")), CommandReply::Registered { .. }));
 }
-
-#[test]
-fn one_gateway_cannot_name_all_lineages() {
-    let mut world = World::new();
-    let hostile = world.hello("hostile");
-    let made_up = |lineage| Position { lineage: Lineage(lineage), ..position(1) };
-    let items = (0..5_000).map(|n| {
-        let positions = [made_up(n), Position { backend: BackendId(n as u32 + 10), ..position(1) }];
-        SubscribeItem { positions: positions.into_iter().collect(), ..item(&format!("s{n}"), "") }
-    });
-    world.checks = false;
-    world.subscribe(hostile, items.collect());
-    let wanted = world.shard.sync_state().lowest_wanted;
-    assert_eq!(wanted.len(), 64);
-    assert!(wanted.iter().all(|position| position.backend == BACKEND), "no source of these others is configured");
-    let honest = world.hello("honest");
-    world.subscribe(honest, vec![SubscribeItem { positions: [made_up(9_999)].into_iter().collect(), ..item("s", "") }]);
-    assert!(world.shard.sync_state().lowest_wanted.contains(&made_up(9_999)));
-}

@@ -17,6 +17,9 @@ pub(super) fn position(time: u64) -> Position {
     Position { backend: BACKEND, lineage: LINEAGE, time, k: 1 }
 }
 
+/// A second source, for worlds that are made with it.
+pub(super) const OTHER: BackendId = BackendId(2);
+
 pub(super) fn positions(time: u64) -> Positions {
     [position(time)].into_iter().collect()
 }
@@ -44,7 +47,14 @@ pub(super) struct Seen(pub(super) Vec<String>);
 pub(super) struct World {
     pub(super) shard: Shard,
     pub(super) now: u64,
+    /// Of the last thing that [`BACKEND`] had, and that [`OTHER`] had.
     pub(super) time: u64,
+    pub(super) other_time: u64,
+    /// All that the sources had.
+    pub(super) history: Vec<FromIngest>,
+    /// The last pass of each, and up to where it is.
+    pub(super) passes: BTreeMap<BackendId, (u64, u64)>,
+    backends: Vec<BackendId>,
     /// Whether the control side answers at once.
     pub(super) admits: bool,
     pub(super) asked: Vec<(Ticket, Vec<SubscribeItem>)>,
@@ -84,10 +94,15 @@ impl World {
         config.backends = vec![BackendConfig { id: BACKEND, before_images: false }];
         change(&mut config);
         let mapping = config.mapping.clone();
+        let backends = config.backends.iter().map(|backend| backend.id).collect();
         Self {
             shard: Shard::new(config, Millis(0)),
             now: 0,
             time: 0,
+            other_time: 0,
+            history: Vec::new(),
+            passes: BTreeMap::new(),
+            backends,
             admits: true,
             asked: Vec::new(),
             replies: Vec::new(),
@@ -169,7 +184,7 @@ impl World {
     pub(super) fn seen(&mut self) {
         let _ = self.shard.take_filter();
         let version = self.shard.stats().filter_version;
-        let positions = positions(self.time);
+        let positions = self.backends.iter().map(|backend| self.now_of(*backend)).collect();
         self.input(Input::Ingest(FromIngest::FilterSeen { version, positions }));
     }
 
@@ -245,6 +260,95 @@ impl World {
         self.command(gateway, CommandKind::Register { item, admission })
     }
 
+    pub(super) fn now_of(&self, backend: BackendId) -> Position {
+        Position { backend, ..position(if backend == OTHER { self.other_time } else { self.time }) }
+    }
+
+    /// The next thing that a source has. `time` has been moved.
+    pub(super) fn live(&mut self, item: FromIngest) {
+        self.history.push(item.clone());
+        self.input(Input::Ingest(item));
+    }
+
+    pub(super) fn catch_up(&mut self, item: CatchUp) {
+        self.input(Input::Ingest(FromIngest::CatchUp(item)));
+    }
+
+    /// A pass of a backend begins at this time.
+    pub(super) fn begin(&mut self, backend: BackendId, time: u64) {
+        let (last, at) = self.passes.entry(backend).or_default();
+        *last += 1;
+        *at = time;
+        let from = Position { backend, ..position(time) };
+        let began = CatchUp::Began { pass: *last, from };
+        self.catch_up(began);
+    }
+
+    /// The next thing of the backend's history, if its pass hasn't come to the end.
+    pub(super) fn bring(&mut self, backend: BackendId) -> bool {
+        let (pass, at) = self.passes[&backend];
+        let of = |item: &FromIngest| match item {
+            FromIngest::Change(change) => change.position,
+            FromIngest::Gap(gap) => gap.position,
+            _ => unreachable!("only what has a position is history"),
+        };
+        let next = self.history.iter().find(|item| of(item).backend == backend && of(item).time > at).cloned();
+        let Some(next) = next else { return false };
+        self.passes.insert(backend, (pass, of(&next).time));
+        self.catch_up(match next {
+            FromIngest::Change(change) => CatchUp::Change { pass, change },
+            FromIngest::Gap(gap) => CatchUp::Gap { pass, gap },
+            _ => unreachable!("only what has a position is history"),
+        });
+        true
+    }
+
+    /// The pass brings all that is left, and meets the live stream.
+    pub(super) fn merge(&mut self, backend: BackendId) {
+        while self.bring(backend) {}
+        let position = self.now_of(backend);
+        self.catch_up(CatchUp::CaughtUp { pass: self.passes[&backend].0, position });
+    }
+
+    /// A whole pass of [`BACKEND`], from where one is wanted.
+    pub(super) fn catch_all_up(&mut self) {
+        self.begin(BACKEND, self.wanted().expect("somebody waits"));
+        self.merge(BACKEND);
+    }
+
+    /// The same, while this connection takes all and is done with it. What it sees.
+    pub(super) fn catch_up_with(&mut self, connection: ConnectionId) -> Vec<String> {
+        let mut seen = Vec::new();
+        self.begin(BACKEND, self.wanted().expect("somebody waits"));
+        while self.bring(BACKEND) {
+            seen.extend(self.pump(connection).0);
+            self.done(connection);
+        }
+        self.merge(BACKEND);
+        seen.extend(self.pump(connection).0);
+        seen
+    }
+
+    pub(super) fn fail(&mut self, backend: BackendId, failure: CatchUpFailure) {
+        self.catch_up(CatchUp::Failed { pass: self.passes[&backend].0, backend, failure });
+    }
+
+    /// The time before everything that a pass of [`BACKEND`] is to bring.
+    pub(super) fn wanted(&self) -> Option<u64> {
+        self.wanted_of(BACKEND)
+    }
+
+    pub(super) fn wanted_of(&self, backend: BackendId) -> Option<u64> {
+        let wanted = self.shard.catch_up_wanted().lowest.get(backend).copied()?;
+        // Events have a `k` of 1: the place before one is after all of the time before.
+        Some(if wanted.k == 0 { wanted.time - 1 } else { wanted.time })
+    }
+
+    /// How many a pass of [`BACKEND`] serves.
+    pub(super) fn serving(&self) -> u64 {
+        self.shard.catch_up_wanted().serving.first().map_or(0, |(_, _, count)| *count)
+    }
+
     /// The next change: a document with this id and field `a` was inserted.
     pub(super) fn insert(&mut self, id: &str, a: &str) {
         self.change(Operation::Insert, id, None, Some(a));
@@ -271,19 +375,31 @@ impl World {
             after: None,
             bare: Some(Bare { tenant: Some("t".into()), collection: None }),
         };
-        self.input(Input::Ingest(FromIngest::Change(Arc::new(change))));
+        self.live(FromIngest::Change(Arc::new(change)));
     }
 
     fn change(&mut self, operation: Operation, id: &str, before: Option<&str>, after: Option<&str>) {
-        self.time += 1;
+        self.change_of(BACKEND, operation, id, before, after);
+    }
+
+    pub(super) fn change_of(
+        &mut self,
+        backend: BackendId,
+        operation: Operation,
+        id: &str,
+        before: Option<&str>,
+        after: Option<&str>,
+    ) {
+        *if backend == OTHER { &mut self.other_time } else { &mut self.time } += 1;
+        let position = self.now_of(backend);
         let key = Bytes::from(stored_string_id(id));
         let image = |a: &str| Image::new("t".into(), "c".into(), Bytes::from(document(id, a).into_bytes()));
         let (before, after) = (before.map(image), after.map(image));
         let bare = (before.is_none() && after.is_none())
             .then(|| Bare { tenant: Some("t".into()), collection: Some("c".into()) });
         let document_id = Some(key.clone());
-        let change = Change { position: position(self.time), operation, key, document_id, before, after, bare };
-        self.input(Input::Ingest(FromIngest::Change(Arc::new(change))));
+        let change = Change { position, operation, key, document_id, before, after, bare };
+        self.live(FromIngest::Change(Arc::new(change)));
     }
 
     pub(super) fn gap(&mut self, scope: Scope) {
@@ -294,7 +410,7 @@ impl World {
         self.time += 1;
         let scopes = scopes.into_iter().collect();
         let gap = Gap { position: position(self.time), scopes, reason: GapReason::Dropped };
-        self.input(Input::Ingest(FromIngest::Gap(Arc::new(gap))));
+        self.live(FromIngest::Gap(Arc::new(gap)));
     }
 
     pub(super) fn progress(&mut self) {
@@ -357,7 +473,10 @@ impl Gateway {
     }
 
     fn see(&mut self, message: Delivery, seen: &mut Vec<String>) {
-        let time = |positions: &Positions| positions.get(BACKEND).map_or("none".into(), |p| p.time.to_string());
+        let time = |positions: &Positions| {
+            let time = positions.get(BACKEND).map_or("none".into(), |p| p.time.to_string());
+            positions.get(OTHER).map_or(time.clone(), |other| format!("{time} other {}", other.time))
+        };
         if let Delivery::Gap { seq, .. } | Delivery::Resync { seq, .. } = &message {
             self.take_seq(*seq);
         }
@@ -375,7 +494,8 @@ impl Gateway {
                             Transition::Leave => "leave",
                         };
                         let sure = if certainty == Certainty::Matched { "" } else { "?" };
-                        seen.push(format!("{name} {what}{sure} {}", entry.id.time));
+                        let of = if entry.id.backend == OTHER { "other " } else { "" };
+                        seen.push(format!("{name} {what}{sure} {of}{}", entry.id.time));
                     }
                 }
             }
@@ -396,7 +516,12 @@ impl Gateway {
             Delivery::Resync { handle, reason, live_from, .. } => {
                 seen.push(format!("{} resync {reason:?} from {}", self.names[&handle], time(&live_from)));
             }
-            Delivery::CaughtUp { .. } => seen.push("caught up".into()),
+            Delivery::CatchingUp { handles } => {
+                seen.extend(handles.iter().map(|handle| format!("{} catching up", self.names[handle])));
+            }
+            Delivery::CaughtUp { handles } => {
+                seen.extend(handles.iter().map(|handle| format!("{} caught up", self.names[handle])));
+            }
             Delivery::Closed { handle, reason } => seen.push(format!("{} closed {reason:?}", self.names[&handle])),
             Delivery::GoAway { within_ms, .. } => seen.push(format!("go away {within_ms}")),
         }

@@ -20,6 +20,19 @@ pub(super) fn classify(error: &Error) -> SourceError {
     }
 }
 
+/// Whether the server didn't get done in the time that it was given.
+pub(super) fn is_out_of_time(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(command) if command.code == MAX_TIME_EXPIRED)
+}
+
+/// Whether the server may not know the stage that gives out large events in pieces. Servers that speak MongoDB's protocol have codes of
+/// their own for that: one that finds the command wrong in any way is asked again without the stage, and shows whether it was that.
+pub(super) fn is_without_split(error: &Error) -> bool {
+    const WRONG: [i32; 5] = [UNKNOWN_STAGE, BAD_VALUE, FAILED_TO_PARSE, COMMAND_NOT_SUPPORTED, NOT_IMPLEMENTED];
+    matches!(&*error.kind, ErrorKind::Command(command)
+        if WRONG.contains(&command.code) || command.message.contains("changeStreamSplitLargeEvent"))
+}
+
 /// Whether the server refuses this command to this user, or doesn't know it.
 pub(super) fn is_not_available(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Command(command) if matches!(command.code, UNAUTHORIZED | COMMAND_NOT_FOUND | COMMAND_NOT_SUPPORTED | ATLAS))
@@ -68,14 +81,17 @@ const BAD_VALUE: i32 = 2;
 const FAILED_TO_PARSE: i32 = 9;
 const UNAUTHORIZED: i32 = 13;
 const TYPE_MISMATCH: i32 = 14;
+const MAX_TIME_EXPIRED: i32 = 50;
 const COMMAND_NOT_FOUND: i32 = 59;
 const COMMAND_NOT_SUPPORTED: i32 = 115;
 const CAPPED_POSITION_LOST: i32 = 136;
 const INVALID_RESUME_TOKEN: i32 = 260;
+const NOT_IMPLEMENTED: i32 = 238;
 const CHANGE_STREAM_FATAL_ERROR: i32 = 280;
 const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
 const ATLAS: i32 = 8000;
 const BSON_OBJECT_TOO_LARGE: i32 = 10334;
+const UNKNOWN_STAGE: i32 = 40324;
 const NOT_A_REPLICA_SET: i32 = 40573;
 const KEYSTRING_FORMAT: i32 = 50811;
 
@@ -92,9 +108,9 @@ const FATAL: [i32; 17] = [
     72, // InvalidOptions
     73, // InvalidNamespace
     COMMAND_NOT_SUPPORTED,
-    166,   // CommandNotSupportedOnView
-    323,   // APIStrictError
-    40324, // unknown pipeline stage
+    166, // CommandNotSupportedOnView
+    323, // APIStrictError
+    UNKNOWN_STAGE,
     40415, // unknown field in a stage, as for an image option that the server is too old for
     ATLAS,
     50840, // view or namespace that can't be watched

@@ -4,25 +4,34 @@
 //! choose; here every reopening is decided by the ingest loop and names its start.
 
 mod error;
+mod fragments;
 mod options;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod token;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use ::mongodb::{
     Client,
     bson::{Bson, Document, Timestamp, doc},
     options::{ClientOptions, ReadPreference, SelectionCriteria},
+    raw_batch_cursor::RawBatchCursor,
 };
 use bson::RawDocument;
-use futures::{FutureExt, future::BoxFuture};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use tokio::sync::OnceCell;
 use wire::{BackendId, Lineage};
 
 pub use self::options::{FullDocument, MongoOptions, Namespace, PreImages, Scope, redact_uri};
 use self::{
-    error::{classify, is_not_available},
-    stream::MongoStream,
+    error::{classify, is_not_available, is_out_of_time, is_without_split},
+    stream::{BatchSize, MongoStream, Replies},
 };
 use super::{Identity, Opened, Purpose, Source, SourceError, Start};
 
@@ -31,6 +40,9 @@ use super::{Identity, Opened, Purpose, Source, SourceError, Start};
 pub struct MongoSource {
     options: MongoOptions,
     connection: OnceCell<Connection>,
+    batch_size: Arc<BatchSize>,
+    /// Whether the server gives out large events in pieces, once that is known.
+    splits: OnceLock<bool>,
 }
 
 struct Connection {
@@ -41,7 +53,8 @@ struct Connection {
 
 impl MongoSource {
     pub fn new(options: MongoOptions) -> Self {
-        Self { options, connection: OnceCell::new() }
+        let batch_size = Arc::new(BatchSize::new(options.batch_size));
+        Self { options, connection: OnceCell::new(), batch_size, splits: OnceLock::new() }
     }
 
     pub fn options(&self) -> &MongoOptions {
@@ -138,9 +151,39 @@ impl MongoSource {
         })
     }
 
-    async fn open_stream(&self, start: Start) -> Result<Opened, SourceError> {
+    async fn open_stream(&self, start: Start, batch_size: u32) -> Result<Opened, SourceError> {
         let connection = self.connection().await?;
-        let (stage, start) = match start {
+        let (stage, start) = self.stage(connection, start).await?;
+        let splits = self.splits.get().copied();
+        let pipeline = |split| self.options.pipeline(stage.clone(), split);
+        let opened = match self.aggregate(connection, pipeline(splits.unwrap_or(true)), batch_size).await? {
+            Err(error) if splits.is_none() && is_without_split(&error) => {
+                let opened = self.aggregate(connection, pipeline(false), batch_size).await?;
+                if opened.is_ok() && self.splits.set(false).is_ok() {
+                    tracing::info!(backend = self.options.name, "the server doesn't give out large events in pieces");
+                }
+                opened
+            }
+            opened => {
+                if opened.is_ok() && splits.is_none() {
+                    let _ = self.splits.set(true);
+                }
+                opened
+            }
+        };
+        let opened = opened.map_err(|error| {
+            if is_out_of_time(&error) {
+                self.batch_size.was_too_much();
+            }
+            self.told(classify(&error))
+        })?;
+        let stream = MongoStream::start(opened, start.0, self.stall(), self.batch_size.clone());
+        Ok(Opened { stream: Box::new(stream), start })
+    }
+
+    /// What a start is in the stage, and the place that it is.
+    async fn stage(&self, connection: &Connection, start: Start) -> Result<(Document, (u64, u32)), SourceError> {
+        Ok(match start {
             Start::Now => {
                 let time = self.operation_time(connection).await?;
                 (doc! { "startAtOperationTime": time }, (number(time), 0))
@@ -153,18 +196,51 @@ impl MongoSource {
                 // Like `resumeAfter`, and it also goes on after an invalidate.
                 (doc! { "startAfter": token }, (position.time, position.k))
             }
-        };
+        })
+    }
+
+    /// The inner error is the server's or the driver's.
+    async fn aggregate(
+        &self,
+        connection: &Connection,
+        pipeline: Vec<Document>,
+        batch_size: u32,
+    ) -> Result<Result<RawBatchCursor, ::mongodb::error::Error>, SourceError> {
         let database = connection.client.database(self.options.database());
-        let aggregate = database
-            .aggregate(self.options.pipeline(stage))
-            .batch_size(self.options.batch_size)
-            .max_await_time(self.options.await_time);
-        let stall = self.options.await_time + self.options.stall_timeout;
-        let opened = match tokio::time::timeout(stall, aggregate.batch()).await {
-            Ok(opened) => opened.map_err(|error| self.told(classify(&error)))?,
-            Err(_) => return Err(self.told(SourceError::Transient(format!("no answer for {} s", stall.as_secs_f32())))),
+        let aggregate = database.aggregate(pipeline).batch_size(batch_size).max_await_time(self.options.await_time);
+        let stall = self.stall();
+        tokio::time::timeout(stall, aggregate.batch()).await.map_err(|_| {
+            self.batch_size.was_too_much();
+            self.told(SourceError::Transient(format!("no answer for {} s", stall.as_secs_f32())))
+        })
+    }
+
+    /// How long the server may take for one answer.
+    fn stall(&self) -> Duration {
+        self.options.await_time + self.options.stall_timeout
+    }
+
+    /// The next event without its documents.
+    async fn outline(&self, start: Start) -> Result<Bytes, SourceError> {
+        let connection = self.connection().await?;
+        let (stage, place) = self.stage(connection, start).await?;
+        let opened = self.aggregate(connection, self.options.outline(stage), 1).await?;
+        let mut cursor = opened.map_err(|error| self.told(classify(&error)))?;
+        let mut replies = Replies::starting(place.0);
+        let first = async {
+            while let Some(reply) = cursor.next().await {
+                let reply = reply.map_err(|error| self.told(classify(&error)))?;
+                let bytes = Bytes::copy_from_slice(reply.as_raw_document().as_bytes());
+                if let Some(event) = replies.cut(&bytes)?.events.into_iter().next() {
+                    return Ok(event);
+                }
+            }
+            Err(self.told(SourceError::Transient("the server closed the cursor".into())))
         };
-        Ok(Opened { stream: Box::new(MongoStream::start(opened, stall)), start })
+        match tokio::time::timeout(self.stall(), first).await {
+            Ok(event) => event,
+            Err(_) => Err(self.told(SourceError::Transient("the event that was too large doesn't come".into()))),
+        }
     }
 
     /// The same error with the server's name before it, and without the secrets of the connection string, should the driver have
@@ -197,7 +273,20 @@ impl Source for MongoSource {
     }
 
     fn open(&self, start: Start, _purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>> {
-        self.open_stream(start).boxed()
+        self.open_stream(start, self.batch_size.get()).boxed()
+    }
+
+    fn open_one_by_one(&self, start: Start, _purpose: Purpose) -> BoxFuture<'_, Result<Opened, SourceError>> {
+        self.open_stream(start, 1).boxed()
+    }
+
+    fn too_large(&self, start: Start, _purpose: Purpose) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+        self.outline(start).boxed()
+    }
+
+    /// A primary writes something every ten seconds, for this.
+    fn moves_when_idle(&self) -> bool {
+        true
     }
 }
 

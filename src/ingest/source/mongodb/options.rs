@@ -16,7 +16,7 @@ pub struct MongoOptions {
     pub namespaces: Vec<Namespace>,
     pub full_document: FullDocument,
     pub pre_images: PreImages,
-    /// Most events in a batch. The server also ends a batch at 16 MiB.
+    /// Most events in a batch; fewer are asked for while the server doesn't get them done in time. It also ends a batch at 16 MiB.
     pub batch_size: u32,
     /// How long the server holds back its answer when there is nothing to tell.
     pub await_time: Duration,
@@ -54,12 +54,9 @@ impl MongoOptions {
     /// `$changeStream` with `start` as its place to begin, then what the server may leave out.
     ///
     /// `showExpandedEvents` stays off: what it adds (create, index builds, sharding) changes no document, and without it drop, rename,
-    /// dropDatabase and invalidate come all the same.
-    pub(super) fn pipeline(&self, start: Document) -> Vec<Document> {
-        let mut stage = start;
-        if self.scope == Scope::Deployment {
-            stage.insert("allChangesForCluster", true);
-        }
+    /// dropDatabase and invalidate come all the same. With `split`, an event that is too large for a document comes in pieces.
+    pub(super) fn pipeline(&self, start: Document, split: bool) -> Vec<Document> {
+        let mut stage = self.scoped(start);
         stage.insert("fullDocument", self.full_document.as_str());
         if self.pre_images != PreImages::Off {
             // Never `required`: an image that has expired would end the stream at the same event again and again.
@@ -67,7 +64,27 @@ impl MongoOptions {
         }
         let mut pipeline = vec![doc! { "$changeStream": stage }];
         pipeline.extend(self.namespace_filter());
+        if split {
+            pipeline.push(doc! { "$changeStreamSplitLargeEvent": {} });
+        }
         pipeline
+    }
+
+    /// The same stream, of whose events only what says where they stand and what they concern is told.
+    pub(super) fn outline(&self, start: Document) -> Vec<Document> {
+        let mut pipeline = vec![doc! { "$changeStream": self.scoped(start) }];
+        pipeline.extend(self.namespace_filter());
+        let fields = doc! { "_id": 1, "operationType": 1, "clusterTime": 1, "ns": 1, "to": 1, "documentKey": 1 };
+        pipeline.push(doc! { "$project": fields });
+        pipeline
+    }
+
+    fn scoped(&self, start: Document) -> Document {
+        let mut stage = start;
+        if self.scope == Scope::Deployment {
+            stage.insert("allChangesForCluster", true);
+        }
+        stage
     }
 
     /// Matches on `ns` and `operationType` only. What concerns more than one namespace always passes: it names a watched one in other

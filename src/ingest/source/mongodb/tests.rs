@@ -462,7 +462,13 @@ fn the_pipeline_asks_for_what_is_configured() {
         "startAtOperationTime": time, "allChangesForCluster": true, "fullDocument": "updateLookup",
         "fullDocumentBeforeChange": "whenAvailable",
     };
-    assert_eq!(options.pipeline(start()), [doc! { "$changeStream": stage }]);
+    assert_eq!(options.pipeline(start(), false), [doc! { "$changeStream": stage.clone() }]);
+    let split = doc! { "$changeStreamSplitLargeEvent": {} };
+    assert_eq!(
+        options.pipeline(start(), true),
+        [doc! { "$changeStream": stage }, split.clone()],
+        "it has to be the last stage"
+    );
     options.scope = Scope::Database("db".into());
     options.pre_images = PreImages::Off;
     options.full_document = FullDocument::WhenAvailable;
@@ -472,5 +478,34 @@ fn the_pipeline_asks_for_what_is_configured() {
         doc! { "ns.db": "db", "ns.coll": "c" },
         doc! { "operationType": { "$in": ["rename", "dropDatabase", "invalidate"] } },
     ];
-    assert_eq!(options.pipeline(start()), [doc! { "$changeStream": stage }, doc! { "$match": { "$or": any } }]);
+    let filter = doc! { "$match": { "$or": any } };
+    assert_eq!(options.pipeline(start(), true), [doc! { "$changeStream": stage }, filter.clone(), split]);
+    let outline = options.outline(start());
+    assert_eq!(outline[..2], [doc! { "$changeStream": { "startAtOperationTime": time } }, filter]);
+    assert_eq!(outline[2].get_document("$project").expect("it ends so").len(), 6);
+}
+
+#[tokio::test]
+async fn an_event_is_told_without_its_documents_and_leads_on_behind_itself() {
+    let Some(fixture) = Fixture::new("an_event_is_told_without_its_documents_and_leads_on_behind_itself").await else {
+        return;
+    };
+    let source = fixture.source();
+    let mut opened = open(&source, Start::Now).await;
+    let things = fixture.collection("things");
+    for n in 0..3 {
+        things.insert_one(doc! { "_id": n, "text": "long" }).await.expect("insert");
+    }
+    let events = take(&mut *opened.stream, 3).await;
+    drop(opened);
+    let after_first = || after_token(time_of(&events[0]), token_of(&events[0]));
+    let stub = source.too_large(after_first(), Purpose::Live).await.expect("it is told");
+    let told = decoded(&stub);
+    assert_eq!(told.get_document("documentKey").ok(), Some(&doc! { "_id": 1 }));
+    assert!(!told.contains_key("fullDocument") && told.contains_key("ns"), "{told}");
+    assert_eq!((token_of(&stub), time_of(&stub)), (token_of(&events[1]), time_of(&events[1])));
+    let mut opened =
+        source.open_one_by_one(after_token(time_of(&stub), token_of(&stub)), Purpose::Live).await.expect("it opens");
+    assert_eq!(take(&mut *opened.stream, 1).await, events[2..]);
+    fixture.end().await;
 }

@@ -36,7 +36,7 @@ impl World {
             }
             Taken::Resync(key, reason) => {
                 note!(self, "the application of gateway {gateway} starts over with {key:?}: {reason:?}");
-                assert!(self.has_cause(gateway, &key, reason), "{gateway} {key:?}: {reason:?} without a cause");
+                assert!(self.has_cause(reason), "{gateway} {key:?}: {reason:?} without a cause");
                 *self.outcome.resyncs.entry(format!("{reason:?}")).or_default() += 1;
             }
             Taken::Closed(key, reason) => panic!("{gateway} {key:?}: ended ({reason:?}) though nobody asked for it"),
@@ -44,28 +44,10 @@ impl World {
     }
 
     /// Whether something that went wrong may lead to the subscription being told to start over.
-    fn has_cause(&mut self, gateway: usize, key: &SubscriptionKey, reason: ResyncReason) -> bool {
-        self.look_for_evictions();
-        // A process that crashed may have kept an older position than it had presented: a node that has started since then doesn't reach
-        // back to it.
-        let came_back_with = self.applications[gateway].get(key).and_then(|subscription| subscription.came_back_with);
-        let too_old = came_back_with.is_some_and(|from| from < self.opened_at);
+    fn has_cause(&self, reason: ResyncReason) -> bool {
         match reason {
-            ResyncReason::PositionTooOld | ResyncReason::OutboxOverrun => {
-                too_old
-                    || !self.lost.is_empty()
-                    || self.expired.contains(&(gateway, key.clone()))
-                    || self.absent.contains(&gateway)
-                    || self.evicted
-            }
-            ResyncReason::LineageChanged | ResyncReason::PreimageMissing => false,
-        }
-    }
-
-    /// A log that is short may have become too short for somebody.
-    pub(super) fn look_for_evictions(&mut self) {
-        if self.config.log_is_short() && !self.evicted {
-            self.evicted = self.node.as_ref().is_some_and(Node::has_evicted);
+            ResyncReason::HistoryLost => self.history.has_forgotten(),
+            ResyncReason::TooSlow | ResyncReason::LineageChanged | ResyncReason::PreimageMissing => false,
         }
     }
 
@@ -116,6 +98,13 @@ impl World {
         }
     }
 
+    /// Of the run of the node that is at its end.
+    pub(super) fn count_catch_ups(&mut self) {
+        let (catch_ups, merges) = self.node.as_ref().map_or((0, 0), Node::catch_ups);
+        self.outcome.catch_ups += catch_ups;
+        self.outcome.merges += merges;
+    }
+
     /// One shard at a time, for it walks over everything.
     pub(super) fn check_in_turn(&self) {
         if let Some(node) = &self.node {
@@ -164,6 +153,7 @@ impl World {
                 assert!(missing.is_none(), "{gateway} {key:?}: {missing:?} never came, the last was {last:?}");
             }
         }
+        self.count_catch_ups();
         self.outcome.changes = self.history.len() as u64;
         self.outcome.late_lookups = self.history.late_lookups;
     }

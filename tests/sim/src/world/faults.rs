@@ -1,7 +1,7 @@
 //! What goes wrong.
 
 use rand::Rng;
-use shards::Input;
+use shards::{Input, Millis};
 use streamer_gateway::core::{self as sdk, DisconnectReason};
 use workload::GeneratedSubscription;
 
@@ -56,7 +56,7 @@ impl World {
     }
 
     fn crash_node(&mut self) {
-        self.look_for_evictions();
+        self.count_catch_ups();
         let Some(mut node) = self.node.take() else { return };
         self.outcome.node_crashes += 1;
         self.outcome.node_crashes_owing += u64::from(node.owes());
@@ -148,6 +148,7 @@ impl World {
     fn break_source(&mut self) {
         let Some(node) = &mut self.node else { return };
         let at_time = self.faults.random_bool(0.3);
+        node.break_pass(Millis(self.now));
         let Some(there) = node.reopen(&self.history, at_time) else { return };
         self.lost.append(&mut node.lost);
         self.outcome.source_failures += 1;

@@ -69,10 +69,6 @@ pub(crate) struct World {
     absent: HashSet<usize>,
     /// History that the source had lost when it was needed: after this, and up to that.
     lost: Vec<(Order, Order)>,
-    /// Where the node began to read.
-    opened_at: Order,
-    /// Somebody has fallen off a log that is short.
-    evicted: bool,
     /// The last ack of each Gateway's last session with a shard, where that counts for the next one.
     old_acks: HashMap<(usize, usize), Ack>,
     tick_at: u64,
@@ -139,8 +135,6 @@ impl World {
             expired: HashSet::new(),
             absent: HashSet::new(),
             lost: Vec::new(),
-            opened_at: (0, 0),
-            evicted: false,
             old_acks: HashMap::new(),
             tick_at: 0,
             ticks: 0,
@@ -281,7 +275,7 @@ impl World {
 
     fn ingest(&mut self) -> bool {
         let Some(node) = &mut self.node else { return false };
-        match self.scheduler.random_range(0..10) {
+        match self.scheduler.random_range(0..12) {
             0..3 => {
                 let shard = self.scheduler.random_range(0..node.shards.len());
                 node.look(shard);
@@ -304,11 +298,18 @@ impl World {
                 let opened = node.open(&self.history, &names, &mut self.absent, Millis(self.now));
                 if opened {
                     self.lost.append(&mut node.lost);
-                    self.opened_at = node.position().unwrap_or_default();
                     let at = node.position();
                     note!(self, "the stream is opened after {at:?}; absent: {:?}", self.absent);
                 }
                 opened
+            }
+            5 | 6 => {
+                let max = self.scheduler.random_range(1..12);
+                let happened = node.pass(&mut self.history, max, Millis(self.now));
+                if happened {
+                    note!(self, "a pass goes on");
+                }
+                happened
             }
             _ => {
                 let max = self.scheduler.random_range(1..20);

@@ -64,7 +64,8 @@ impl World {
                     if let Request::Subscribe { items, .. } = &request {
                         items.iter().for_each(|item| self.applications[gateway].presented(item));
                     }
-                    if self.config.broken == Some(Broken::ReplayPastLiveFrom)
+                    let forgets = [Broken::ReplayPastLiveFrom, Broken::BarrierSkippedAndPositionIgnored];
+                    if self.config.broken.is_some_and(|broken| forgets.contains(&broken))
                         && let Request::Subscribe { items, .. } = &mut request
                     {
                         let has_all = |positions: &Positions| {
