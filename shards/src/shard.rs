@@ -38,7 +38,7 @@ use crate::gateway::Gateways;
 use crate::index::Index;
 use crate::outbox::{Log, LogLimits, Marks};
 use crate::passes::Passes;
-use crate::session::Item;
+use crate::session::{Item, Sent};
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
 use crate::subscription::{GatewayId, Pending, SubId, Subscriptions};
 use crate::{ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, Ticket};
@@ -202,6 +202,36 @@ impl Shard {
             by_gateway: by_gateway.into_iter().collect(),
             by_tenant: by_tenant.into_iter().map(|(tenant, count)| (tenant.clone(), count)).collect(),
         }
+    }
+
+    /// Whether a subscription is live, and whatever its Gateway isn't done with holds `settled` back: it lacks nothing that has to be read
+    /// again from the source's history, nothing of that is on its way, and it isn't told to start over. For tests and simulators.
+    pub fn keeps_up(&self, gateway: &str, key: &wire::SubscriptionKey) -> bool {
+        let Some(gateway) = self.gateways.find(gateway) else { return false };
+        let Some(id) = self.subs.find(gateway, key) else { return false };
+        // What the sessions before hadn't done with is still being looked at.
+        if !self.rows.left_behind.is_empty() {
+            return false;
+        }
+        let is_plain = self.subs.get(id).is_some_and(|sub| sub.is_live())
+            && self
+                .subs
+                .rare(id)
+                .is_none_or(|rare| rare.behind.is_empty() && rare.lost.is_empty() && rare.broken.is_none());
+        let Some(session) = self.gateways.session(gateway) else { return is_plain };
+        let holds_back = |number| {
+            let entry = self.log.get(number).filter(|entry| entry.of_pass);
+            entry.is_none_or(|entry| entry.targets.iter().all(|target| target.sub != id))
+        };
+        let waits = session.queue.iter().all(|item| match item {
+            Item::Resync { sub, .. } => *sub != id,
+            item => item.number().is_none_or(holds_back),
+        });
+        let sent = session.in_flight.iter().all(|sent| match sent.sent {
+            Sent::Resync { sub, .. } => sub != id,
+            Sent::Entry { number, .. } | Sent::OfPass { number, .. } => holds_back(number),
+        });
+        is_plain && waits && sent
     }
 
     /// Panics where parts of the state disagree. For tests and simulators: it walks over everything.

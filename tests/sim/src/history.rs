@@ -46,6 +46,8 @@ pub(crate) struct History {
     /// Events before this one are forgotten.
     forgotten: usize,
     drops: u64,
+    /// Nothing more happens at the cluster time of what happened last.
+    is_over: bool,
 }
 
 impl History {
@@ -63,6 +65,7 @@ impl History {
             late_lookups: 0,
             forgotten: 0,
             drops: 0,
+            is_over: false,
         }
     }
 
@@ -122,6 +125,16 @@ impl History {
     /// Forgets all but the latest `kept` events.
     pub(crate) fn forget(&mut self, kept: usize) {
         self.forgotten = self.forgotten.max(self.events.len().saturating_sub(kept));
+    }
+
+    /// Nothing more happens, and the source's clock goes on.
+    pub(crate) fn end_it(&mut self) {
+        self.is_over = true;
+    }
+
+    /// The cluster time that a cursor has come past which has read everything.
+    pub(crate) fn passed(&self) -> u64 {
+        self.end().0 + u64::from(self.is_over)
     }
 
     /// Whether it has forgotten anything.

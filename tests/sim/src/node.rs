@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use predicate::{Mapping, Predicate, Source};
 use shards::{
-    Admission, BackendConfig, CatchUpWanted, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input, Millis,
-    Output, Shard, ShardConfig, SyncState, Ticket,
+    Admission, BackendConfig, CatchUp, CatchUpWanted, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input,
+    Millis, Output, Shard, ShardConfig, SyncState, Ticket,
 };
 use streamer::{
     checkpoint::{BackendCheckpoint, Checkpoint, CheckpointStore, SlotStore},
@@ -239,7 +239,8 @@ impl Node {
         self.passes.live_lost(&mut out);
         self.core.opened_after_loss(0, LINEAGE, place, &mut out);
         self.take_out(out);
-        self.lost.push((after, place));
+        // Where what was read already reaches further, the gap stands behind that.
+        self.lost.push((after, self.position().unwrap_or(place)));
     }
 
     /// The cursor breaks and is opened again at the resume point. Whether that was still there.
@@ -421,7 +422,14 @@ impl Node {
             FromIngest::FilterSeen { version, positions } => {
                 format!("filter {version} from {:?}", positions.get(*BACKEND).map(Position::order))
             }
-            FromIngest::CatchUp(item) => format!("{item:?}"),
+            FromIngest::CatchUp(item) => match item {
+                CatchUp::Began { pass, from } => format!("pass {pass} from {:?}", from.order()),
+                CatchUp::Change { change, .. } => format!("of a pass {:?}", change.position.order()),
+                CatchUp::Gap { gap, .. } => format!("of a pass gap {:?}", gap.position.order()),
+                CatchUp::Progress { position, .. } => format!("of a pass progress {:?}", position.order()),
+                CatchUp::CaughtUp { pass, position } => format!("pass {pass} caught up at {:?}", position.order()),
+                CatchUp::Failed { pass, failure, .. } => format!("pass {pass} failed: {failure:?}"),
+            },
         };
         self.rings[shard].iter().take(max).map(shown).collect::<Vec<_>>().join(", ")
     }

@@ -80,7 +80,7 @@ impl Passes {
             let resume = history.read(cursor, max, &mut events);
             self.cursor = Some(cursor + events.len());
             let is_all = cursor + events.len() == history.len();
-            let passed = is_all.then(|| history.end().0);
+            let passed = is_all.then(|| history.passed());
             self.core.batch(0, Batch { events, resume, passed });
         }
         self.core.work(live, 0, max, out).expect("the simulated source keeps to its protocol");

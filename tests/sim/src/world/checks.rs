@@ -73,7 +73,7 @@ impl World {
     }
 
     /// No checkpoint names a place that somebody isn't done with: whatever concerns a subscription at or before it was persisted by its
-    /// application, or the subscription may start over.
+    /// application, or the subscription may start over, or is being caught up.
     pub(super) fn audit(&self, point: Position) {
         if self.config.log_is_short() || !self.lost.is_empty() {
             return;
@@ -85,6 +85,11 @@ impl World {
             for (key, subscription) in application.subscriptions() {
                 let Some(persisted) = subscription.persisted else { continue };
                 if self.expired.contains(&(gateway, key.clone())) {
+                    continue;
+                }
+                // What is read again for it holds no checkpoint back.
+                let keeps_up = |node: &Node| node.shards.iter().any(|shard| shard.keeps_up(&application.name, key));
+                if !self.node.as_ref().is_some_and(keeps_up) {
                     continue;
                 }
                 if let Some(due) = subscription.next_due(&self.history.expected, persisted) {

@@ -154,6 +154,7 @@ impl World {
             }
         }
         note!(self, "all is written, and nothing goes wrong any more");
+        self.history.end_it();
         let settled_by = self.now + SETTLING_MS_MAX;
         let mut steps = 0_u64;
         while !(steps.is_multiple_of(64) && self.is_quiet()) {
