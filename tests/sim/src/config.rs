@@ -128,7 +128,7 @@ impl SimConfig {
             log_events_max: if seed % 8 == 7 { 12 } else { LOG_IS_LONG },
             slice_units: [2_048, 40, 5][(seed % 3) as usize],
             ttl_s: if seed % 8 == 3 { 1 } else { 300 },
-            received_deadline_ms: [30_000, 500][(seed / 2 % 2) as usize],
+            received_deadline_ms: [30_000, 2_000][(seed / 2 % 2) as usize],
             // Small enough that filters are built and overflow all the time.
             filter: FilterConfig {
                 delta_min: 1,

@@ -32,7 +32,7 @@ fn nothing_is_lost_or_repeated_whatever_fails() {
     assert!(outcome.deliveries > 80_000, "too little was delivered: {outcome:?}");
     assert!(outcome.node_crashes_owing > 150, "too few crashes of the node with something owed: {outcome:?}");
     assert!(outcome.gateway_crashes_owing > 100, "too few crashes of Gateways that held something: {outcome:?}");
-    assert!(outcome.replays > 400 && outcome.duplicates_dropped > 1_500, "too little was sent again: {outcome:?}");
+    assert!(outcome.replays > 400 && outcome.duplicates_dropped > 500, "too little was sent again: {outcome:?}");
     assert!(outcome.gaps > 5_000 && outcome.histories_lost > 0, "too few gaps: {outcome:?}");
     assert!(outcome.filters_built > 700 && outcome.filters_failed > 80, "too few filters were built: {outcome:?}");
     assert!(outcome.checkpoints_torn > 10 && outcome.slots_rotten > 3, "too few checkpoints were bad: {outcome:?}");
