@@ -318,7 +318,7 @@ async fn watch(
             p99_us: latency.p99_us(),
         };
         if options.progress {
-            if moments.len() % 20 == 0 {
+            if moments.len().is_multiple_of(20) {
                 eprintln!("{:>6} {:>10} {:>12} {:>9} {:>9}", "s", "events/s", "deliveries/s", "p50 µs", "p99 µs");
             }
             let deliveries: u64 = moment.deliveries_by_gateway.iter().sum();

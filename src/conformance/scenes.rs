@@ -323,7 +323,7 @@ async fn too_old(stage: &mut Stage) -> Played {
     stage.judge.allow_breaks("all");
     stage.node.kill().await?;
     stage.node.start(SHARDS).await?;
-    stage.wait("a resync", |judge| resynced(judge, "all", "position_too_old")).await?;
+    stage.wait("a resync", |judge| resynced(judge, "all", "history_lost")).await?;
     stage.tell(Command::Release).await?;
     stage.put_many(ORDERS, SOME..2 * SOME, &[("all", Enter)]).await?;
     stage.wait_all().await?;

@@ -77,7 +77,6 @@ const LOG_EVENTS: u64 = 1_024;
 
 /// Dead while ten times as much is written as the logs hold. Memory and checkpoints go on meanwhile; then it gets all that it missed.
 #[test]
-#[ignore = "what a shard's log no longer holds is told as Resync until catch-up is there"]
 fn a_gateway_that_was_dead_for_ten_logs() {
     let seed = seed("slow::a_gateway_that_was_dead_for_ten_logs");
     block_on(async {

@@ -1,6 +1,8 @@
 //! Passes under a random scheduler, held against brute force: whatever the live stream, the cursor and the rings do in which order, each
 //! subscription gets every event after its position once, in order.
 
+mod history;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bson::{Bson, Timestamp, doc};
@@ -9,6 +11,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use shards::{FilterKey, FilterSnapshot, Scope};
 use wire::{Lineage, PlaceHash, Positions, SlotTable};
 
+use self::history::{History, Kind};
 use super::*;
 
 const BACKEND: BackendId = BackendId(7);
@@ -27,95 +30,6 @@ fn name(collection: u64) -> String {
 
 fn place(collection: u64) -> PlaceHash {
     PlaceHash::of("t", &name(collection))
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Insert,
-    Drop,
-    /// Too large to be read.
-    Large,
-    /// Of an operation that concerns nobody.
-    Other,
-}
-
-struct Event {
-    collection: u64,
-    kind: Kind,
-    position: (u64, u32),
-    bytes: Bytes,
-}
-
-/// What a source has, in its order.
-#[derive(Default)]
-struct History {
-    events: Vec<Event>,
-    /// The source's clock: nothing happens before it any more.
-    clock: u64,
-}
-
-impl History {
-    fn push(&mut self, time: u64, collection: u64, kind: Kind) {
-        let last = self.events.last().map(|event| event.position);
-        let k = last.filter(|(last, _)| *last == time).map_or(1, |(_, k)| k + 1);
-        let mut event = doc! {
-            "_id": { "_data": self.events.len().to_string() },
-            "clusterTime": Bson::Timestamp(Timestamp { time: (time >> 32) as u32, increment: time as u32 }),
-            "operationType": match kind { Kind::Insert | Kind::Large => "insert", Kind::Drop => "drop", Kind::Other => "create" },
-            "ns": { "db": "t", "coll": name(collection) },
-        };
-        if matches!(kind, Kind::Insert | Kind::Large) {
-            event.insert("documentKey", doc! { "_id": 1 });
-        }
-        if kind == Kind::Insert {
-            event.insert("fullDocument", doc! { "_id": 1 });
-        }
-        self.events.push(Event { collection, kind, position: (time, k), bytes: event.to_vec().unwrap().into() });
-    }
-
-    fn grow(&mut self, random: &mut StdRng) {
-        let last = self.events.last().map_or(10 << 32, |event| event.position.0).max(self.clock);
-        let time = match random.random_range(0..3) {
-            0 => last,
-            1 => last + 1,
-            _ => last + (1 << 32),
-        };
-        let kind = match random.random_range(0..20) {
-            0 => Kind::Drop,
-            1 => Kind::Large,
-            2 => Kind::Other,
-            _ => Kind::Insert,
-        };
-        self.push(time, random.random_range(0..COLLECTIONS), kind);
-    }
-
-    /// Where a cursor stands that is opened so, and the place that it tells.
-    fn open(&self, start: &Start) -> (usize, (u64, u32)) {
-        match start {
-            Start::At { time } => (self.events.partition_point(|event| event.position.0 < *time), (*time, 0)),
-            Start::After { position, token } => {
-                let token = bson::RawDocument::from_bytes(&token.0).unwrap().get_str("_data").unwrap();
-                (token.parse::<usize>().unwrap() + 1, position.order())
-            }
-            Start::Now => unreachable!("nothing is opened so here"),
-        }
-    }
-
-    fn token_before(&self, cursor: usize) -> Option<ResumeToken> {
-        let token = doc! { "_data": cursor.checked_sub(1)?.to_string() };
-        Some(ResumeToken(token.to_vec().unwrap().into()))
-    }
-
-    fn is_large(&self, cursor: usize) -> bool {
-        self.events.get(cursor).is_some_and(|event| event.kind == Kind::Large)
-    }
-
-    /// The positions that a subscription gets which has `after`: of its collection, and what is told to all of it.
-    fn wanted(&self, collection: u64, after: (u64, u32)) -> Vec<(u64, u32)> {
-        let wanted =
-            |event: &&Event| event.collection == collection && event.kind != Kind::Other && event.position > after;
-        self.events.iter().filter(wanted).map(|event| event.position).collect()
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

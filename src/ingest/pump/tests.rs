@@ -4,6 +4,7 @@
 
 mod catch_up;
 mod faults;
+mod store;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -24,6 +25,7 @@ use shards::{
 use tokio::sync::{Notify, watch};
 use wire::{BackendId, Lineage, Position, SlotTable};
 
+use self::store::{Saves, Store};
 use super::*;
 use crate::checkpoint::About;
 use crate::ingest::source::{Batch, Opened, Purpose, ResumeToken, SourceError, SourceStream, Start};
@@ -260,96 +262,6 @@ fn checkpoint(names: &[&str], gateways: &[&str]) -> Checkpoint {
     Checkpoint {
         backends: names.iter().map(point).collect(),
         gateways: gateways.iter().map(|name| (*name).to_owned()).collect(),
-    }
-}
-
-#[derive(Default)]
-struct Saves {
-    kept: Mutex<Option<Checkpoint>>,
-    attempts: AtomicU64,
-    fail: AtomicBool,
-    panic: AtomicBool,
-    /// Another node has claimed it.
-    taken: AtomicBool,
-    /// What other processes can do.
-    is_shared: AtomicBool,
-    released: AtomicBool,
-    /// Whether saves are kept from ending.
-    held: Mutex<bool>,
-    let_go: Condvar,
-}
-
-impl Saves {
-    fn attempts(&self) -> u64 {
-        self.attempts.load(SeqCst)
-    }
-
-    /// No save ends while this lives.
-    fn hold(self: &Arc<Self>) -> Held {
-        *self.held.lock().unwrap() = true;
-        Held(self.clone())
-    }
-
-    /// Waits for the first save after so many.
-    async fn under_way(&self, before: u64) {
-        until(|| self.attempts() > before).await;
-    }
-
-    fn names(&self, gateway: &str) -> bool {
-        self.kept.lock().unwrap().as_ref().is_some_and(|kept| kept.gateways.iter().any(|name| name == gateway))
-    }
-}
-
-struct Held(Arc<Saves>);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        *self.0.held.lock().unwrap() = false;
-        self.0.let_go.notify_all();
-    }
-}
-
-struct Store(Arc<Saves>);
-
-impl CheckpointStore for Store {
-    fn load(&mut self) -> Result<Option<Checkpoint>, CheckpointError> {
-        Ok(self.0.kept.lock().unwrap().clone())
-    }
-
-    fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-        self.0.attempts.fetch_add(1, SeqCst);
-        drop(self.0.let_go.wait_while(self.0.held.lock().unwrap(), |held| *held).unwrap());
-        assert!(!self.0.panic.load(SeqCst), "as the test asked for");
-        if self.0.taken.load(SeqCst) {
-            let (place, owner) = ("here".into(), "another".into());
-            return Err(CheckpointError::TwoOwners { place, owner, theirs: 2, ours: 1 });
-        }
-        if self.0.fail.load(SeqCst) {
-            return Err(CheckpointError::Io { path: "here".into(), error: std::io::Error::other("disk full") });
-        }
-        *self.0.kept.lock().unwrap() = Some(checkpoint.clone());
-        Ok(())
-    }
-
-    fn reset(&mut self) -> Result<(), CheckpointError> {
-        unreachable!("the loop never resets")
-    }
-
-    fn release(&mut self) -> Result<(), CheckpointError> {
-        self.0.released.store(true, SeqCst);
-        Ok(())
-    }
-
-    fn is_shared(&self) -> bool {
-        self.0.is_shared.load(SeqCst)
-    }
-
-    fn bad_slots(&self) -> u64 {
-        0
-    }
-
-    fn about(&self) -> About {
-        About { store: "test", place: "here".into(), written_at: None, owner: None }
     }
 }
 
