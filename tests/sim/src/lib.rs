@@ -37,6 +37,7 @@ mod node;
 mod outcome;
 mod passes;
 mod run;
+mod shown;
 mod trace;
 mod workload;
 mod world;

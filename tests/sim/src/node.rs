@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use predicate::{Mapping, Predicate, Source};
 use shards::{
-    Admission, BackendConfig, CatchUp, CatchUpWanted, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input,
-    Millis, Output, Shard, ShardConfig, SyncState, Ticket,
+    Admission, BackendConfig, CatchUpWanted, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input, Millis,
+    Output, Shard, ShardConfig, SyncState, Ticket,
 };
 use streamer::{
     checkpoint::{BackendCheckpoint, Checkpoint, CheckpointStore, SlotStore},
@@ -32,6 +32,7 @@ use crate::{
     expected::Order,
     history::{BACKEND, History, LINEAGE, Lost, NAME},
     passes::Passes,
+    shown::shown,
 };
 
 /// Items of a ring.
@@ -415,22 +416,6 @@ impl Node {
 
     /// What a shard is about to take from its ring, in a few words.
     pub(crate) fn shown_ring(&self, shard: usize, max: usize) -> String {
-        let shown = |item: &FromIngest| match item {
-            FromIngest::Change(change) => format!("change {:?}", change.position.order()),
-            FromIngest::Gap(gap) => format!("gap {:?}", gap.position.order()),
-            FromIngest::Progress(position) => format!("progress {:?}", position.order()),
-            FromIngest::FilterSeen { version, positions } => {
-                format!("filter {version} from {:?}", positions.get(*BACKEND).map(Position::order))
-            }
-            FromIngest::CatchUp(item) => match item {
-                CatchUp::Began { pass, from } => format!("pass {pass} from {:?}", from.order()),
-                CatchUp::Change { change, .. } => format!("of a pass {:?}", change.position.order()),
-                CatchUp::Gap { gap, .. } => format!("of a pass gap {:?}", gap.position.order()),
-                CatchUp::Progress { position, .. } => format!("of a pass progress {:?}", position.order()),
-                CatchUp::CaughtUp { pass, position } => format!("pass {pass} caught up at {:?}", position.order()),
-                CatchUp::Failed { pass, failure, .. } => format!("pass {pass} failed: {failure:?}"),
-            },
-        };
         self.rings[shard].iter().take(max).map(shown).collect::<Vec<_>>().join(", ")
     }
 
