@@ -220,8 +220,14 @@ impl<'a> RawEvent<'a> {
                 "fullDocument" => fields.after = bytes(value()?),
                 "fullDocumentBeforeChange" => fields.before = bytes(value()?),
                 "updateDescription" => fields.update = bytes(value()?),
-                // Whoever took it for an event would lose the rest.
-                "splitEvent" => return Err(Malformed::Piece),
+                // Whoever took a piece for an event would lose the rest. Some servers write into a whole event that it is the only one.
+                "splitEvent" => {
+                    let split = value()?.as_document();
+                    let number = |name| split.and_then(|split| split.get_i32(name).ok());
+                    if (number("fragment"), number("of")) != (Some(1), Some(1)) {
+                        return Err(Malformed::Piece);
+                    }
+                }
                 _ => {}
             }
         }
@@ -316,6 +322,22 @@ mod tests {
             "wallTime": bson::DateTime::from_millis(7), "fullDocument": { "_id": 1 }, "ns": { "db": "app", "coll": "things" },
             "documentKey": { "_id": "acme:00" }, "updateDescription": { "updatedFields": { "n": 1 } },
             "fullDocumentBeforeChange": { "_id": 1, "n": 0 }, "txnNumber": 5_i64, "lsid": { "id": 1 },
+        }
+    }
+
+    #[test]
+    fn only_a_piece_that_is_the_only_one_is_an_event() {
+        let with = |split: Bson| {
+            let mut event = whole();
+            event.insert("splitEvent", split);
+            event.to_vec().unwrap()
+        };
+        let event = with(doc! { "fragment": 1, "of": 1 }.into());
+        assert_eq!(RawEvent::parse(&event), RawEvent::parse(&whole().to_vec().unwrap()));
+        for piece in
+            [doc! { "fragment": 1, "of": 2 }.into(), doc! { "fragment": 2, "of": 2 }.into(), doc! {}.into(), Bson::Null]
+        {
+            assert_eq!(RawEvent::parse(&with(piece)), Err(Malformed::Piece));
         }
     }
 
