@@ -130,13 +130,19 @@ impl IngestCore {
     /// After history was lost: goes on at `start`, telling everybody that something is missing, whether or not that lies after what had been
     /// read. What is read again is dropped.
     pub fn opened_after_loss(&mut self, backend: usize, lineage: Lineage, start: (u64, u32), out: &mut Vec<ToShard>) {
+        let before = self.streams[backend].as_ref().map(|stream| stream.enqueued);
         self.opened(backend, lineage, start, None);
         let Some(stream) = &mut self.streams[backend] else { return };
         let mut position = Position { backend: self.backends[backend], lineage, time: start.0, k: start.1 };
-        if position.is_covered_by(&stream.enqueued) {
+        if let Some(before) = before
+            && position.is_covered_by(&before)
+        {
             // The first place after what was read at which no event can stand. Whoever is told there reads its state after all of the
             // cluster time before it.
-            position = Position { time: stream.enqueued.time + 1, k: 0, ..position };
+            position = match before.k {
+                0 => before,
+                _ => Position { time: before.time + 1, k: 0, ..before },
+            };
         }
         stream.enqueued = position;
         stream.settlement.read(position, None);

@@ -434,3 +434,21 @@ fn lost_history_is_a_gap_for_everybody_and_reading_goes_on_there() {
     assert!(matches!(&items[0].1, FromIngest::Gap(gap) if gap.reason == GapReason::HistoryLost));
     assert_eq!(fixture.core.resume_point(0).unwrap().position.order(), (9 << 32, 0));
 }
+
+/// A node that starts after its source has lost what came next begins at a place at which nothing stands: what comes next is new.
+#[test]
+fn the_first_event_after_a_loss_at_the_start_is_not_taken_for_a_repetition() {
+    let mut fixture = Fixture::new(Mapping::syntrix());
+    fixture.core = IngestCore::new(Arc::new(Mapping::syntrix()), SlotTable { shards: SHARDS }, vec![BACKEND]);
+    fixture.core.opened_after_loss(0, LINEAGE, (9 << 32, 0), &mut fixture.out);
+    let items = std::mem::take(&mut fixture.out);
+    assert!(matches!(&items[0].1, FromIngest::Gap(gap) if gap.position.order() == (9 << 32, 0)), "{items:?}");
+    assert_eq!(fixture.event(9, insert(stored("acme", "messages", "a"))).len(), 1);
+    // The same again before anything was read, and after something was.
+    fixture.core.opened_after_loss(0, LINEAGE, (9 << 32, 0), &mut fixture.out);
+    let items = std::mem::take(&mut fixture.out);
+    assert!(matches!(&items[0].1, FromIngest::Gap(gap) if gap.position.order() == ((9 << 32) + 2, 0)), "{items:?}");
+    fixture.core.opened_after_loss(0, LINEAGE, (9 << 32, 0), &mut fixture.out);
+    let items = std::mem::take(&mut fixture.out);
+    assert!(matches!(&items[0].1, FromIngest::Gap(gap) if gap.position.order() == ((9 << 32) + 2, 0)), "{items:?}");
+}

@@ -98,7 +98,8 @@ async fn a_loss_before_what_was_read_is_told_behind_it_and_nothing_comes_twice()
 
 #[tokio::test]
 async fn a_loss_of_live_reading_ends_the_pass() {
-    let (a, _reach) = source("a", &[6]);
+    // More than a ring has to spare for: the pass can't have met the live stream before.
+    let (a, _reach) = source("a", &[6; 900]);
     a.script().breaks = vec![(Purpose::Live, 11, SourceError::HistoryLost("gone".into()))];
     let configure = |config: &mut PumpConfig| config.on_history_lost = HistoryLost::FromNow;
     let wants = |world: &mut World| world.wants(Some(at("a", 5)), None);
@@ -107,7 +108,11 @@ async fn a_loss_of_live_reading_ends_the_pass() {
     assert_eq!(world.told().await, "pass 1 from 5");
     assert_eq!(world.told().await, "again 6");
     a.happens(11);
-    assert_eq!(world.told().await, "failed: Interrupted");
+    let mut told = world.told().await;
+    while told == "again 6" {
+        told = world.told().await;
+    }
+    assert_eq!(told, "failed: Interrupted");
     assert_eq!(world.told().await, "gap 100");
     world.stop().await;
 }
