@@ -76,6 +76,7 @@ fn writes_to_a_real_server_are_accounted_for() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "whoever presses Ctrl-C is no shard's thread")]
 fn flat_out_and_told_to_end() {
     let interrupted = Arc::new(AtomicBool::new(false));
     let options = Options { duration: Duration::from_secs(600), ..options("chat", SourceKind::Direct, None) };
