@@ -24,6 +24,8 @@ enum After {
     Forget(SubscriptionRef),
     /// The subscription was bound before it was presented.
     StartOver(SubscriptionRef),
+    /// The shard knows something that is to end there.
+    EndStrays,
 }
 
 impl GatewayCore {
@@ -46,6 +48,7 @@ impl GatewayCore {
             Ok(After::MayBeRemoved(reference)) => self.ask_for_removal(reference),
             Ok(After::Forget(reference)) => self.forget(reference),
             Ok(After::StartOver(reference)) => self.start_over(reference),
+            Ok(After::EndStrays) => self.pump(id),
             Err(what) => self.violated(id, what),
         }
     }
@@ -131,6 +134,16 @@ impl GatewayCore {
         // One that is being removed comes first: the one that follows it has not been presented yet.
         let holder = self.subscriptions.condemned(&key).or_else(|| self.subscriptions.current(&key));
         let open = holder.filter(|reference| self.subscriptions.get(*reference).is_some_and(|s| !s.ended));
+        // A process of this Gateway before asked for another collection under this key, which this shard owns. What the shard still sends of
+        // it is nobody's, and moves nobody's position.
+        let is_older_self = |s: &Subscription| s.item.is_some() && s.owner != session.partition();
+        if open.and_then(|reference| self.subscriptions.get(reference)).is_some_and(is_older_self) {
+            session.strays.push_back(key);
+            return match session.handles.insert(handle, SubscriptionRef::NOBODY) {
+                Some(_) => Err(format!("handle {} was bound twice", handle.0)),
+                None => Ok(After::EndStrays),
+            };
+        }
         let reference = open.unwrap_or_else(|| {
             // Registered over HTTP for this Gateway.
             let mut subscription = Subscription::new(Arc::new(key), None, Positions::default());

@@ -119,7 +119,7 @@ impl GatewayCore {
         let mut too_large = Vec::new();
         while session.is_ready() && session.unanswered.len() < MAX_UNANSWERED_REQUESTS {
             let request = RequestId(self.next_request);
-            let (message, unanswered) = if !session.to_unsubscribe.is_empty() {
+            let (message, unanswered) = if !session.to_unsubscribe.is_empty() || !session.strays.is_empty() {
                 let Some((references, keys)) = self.take_removals(&mut session) else { continue };
                 (Request::Unsubscribe { request, keys }, Unanswered::Unsubscribe(references))
             } else if !session.to_present.is_empty() {
@@ -145,12 +145,21 @@ impl GatewayCore {
     fn take_removals(&mut self, session: &mut Session) -> Option<(Vec<SubscriptionRef>, Vec<SubscriptionKey>)> {
         let mut taken = (Vec::new(), Vec::new());
         let mut bytes = LIST_BYTES;
-        while taken.0.len() < ITEMS_MAX
+        while taken.1.len() < ITEMS_MAX
+            && let Some(key) = session.strays.front()
+        {
+            bytes += key.tenant.len() + key.id.len() + 10;
+            if bytes > session.max_body_bytes && !taken.1.is_empty() {
+                return Some(taken);
+            }
+            taken.1.extend(session.strays.pop_front());
+        }
+        while taken.1.len() < ITEMS_MAX
             && let Some(reference) = session.to_unsubscribe.front().copied()
         {
             if let Some(subscription) = self.subscriptions.get_mut(reference) {
                 bytes += subscription.key.tenant.len() + subscription.key.id.len() + 10;
-                if bytes > session.max_body_bytes && !taken.0.is_empty() {
+                if bytes > session.max_body_bytes && !taken.1.is_empty() {
                     break;
                 }
                 subscription.phase = Phase::Sent;
@@ -160,7 +169,7 @@ impl GatewayCore {
             }
             session.to_unsubscribe.pop_front();
         }
-        (!taken.0.is_empty()).then_some(taken)
+        (!taken.1.is_empty()).then_some(taken)
     }
 
     fn take_items(

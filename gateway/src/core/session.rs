@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use wire::{Ack, Delivery, Epoch, Handle, Positions, RequestId};
+use wire::{Ack, Delivery, Epoch, Handle, Positions, RequestId, SubscriptionKey};
 
 use super::{Millis, SessionId, subscriptions::SubscriptionRef};
 
@@ -60,6 +60,8 @@ pub(super) struct Session {
 
     pub(super) to_present: VecDeque<SubscriptionRef>,
     pub(super) to_unsubscribe: VecDeque<SubscriptionRef>,
+    /// Keys under which the shard knows what is no longer asked for: their collections are others' now. They are to end there.
+    pub(super) strays: VecDeque<SubscriptionKey>,
     pub(super) unanswered: HashMap<RequestId, Unanswered>,
     pub(super) sync_sent: bool,
     pub(super) synced: bool,
@@ -95,6 +97,7 @@ impl Session {
             leave_at: None,
             to_present: VecDeque::new(),
             to_unsubscribe: VecDeque::new(),
+            strays: VecDeque::new(),
             unanswered: HashMap::new(),
             sync_sent: false,
             synced: false,

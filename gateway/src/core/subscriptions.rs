@@ -4,7 +4,8 @@
 //! - `adopted` is never ahead of `handed`: what is done was handed first.
 //! - A [`SubscriptionRef`] never comes to mean another subscription: places are used again, generations are not.
 //! - Of one key at most two subscriptions exist that the node may know of: one that is being removed (`condemned`), and the
-//!   one that follows it, which is not presented before the other is gone. So a handle bound to a key is never ambiguous.
+//!   one that follows it, which is not presented before the other is gone. So a handle bound to a key by the shard that owns it is never
+//!   ambiguous. Another shard may know an older self of it, from a process of this Gateway before: that is nobody's, and is ended.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -20,6 +21,11 @@ use super::{
 pub(super) struct SubscriptionRef {
     place: u32,
     generation: u32,
+}
+
+impl SubscriptionRef {
+    /// Never given out, and so never found.
+    pub(super) const NOBODY: Self = Self { place: u32::MAX, generation: u32::MAX };
 }
 
 /// How far a subscription has got with its shard's session.

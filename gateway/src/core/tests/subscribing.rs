@@ -341,3 +341,41 @@ fn what_the_node_bound_too_early_is_presented_anew_with_its_positions() {
     assert_eq!(world.drain(), ["live s", "s@15"]);
     assert!(world.closed.is_empty());
 }
+
+/// A process before asked for a collection of shard 0 under this key; this one asks for one of shard 1. What shard 0 still knows is nobody's.
+#[test]
+fn an_older_self_on_another_shard_is_ended_and_tells_nothing() {
+    let mut world = World::new(2);
+    world.accept_all();
+    world.subscribe("s", &collection_of(1, 2));
+    world.answer();
+    let (old, new) = (world.sessions[&0], world.sessions[&1]);
+    world.input(Input::Delivery { session: new, delivery: bound(1, "s", 10) });
+    assert_eq!(world.drain(), ["live s"]);
+    world.answer();
+    // Shard 0 binds what it knows, and is asked to end it.
+    world.bind(1, "s", 5);
+    let asked = world.answer();
+    let [(session, Request::Unsubscribe { keys, .. })] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!((*session, keys.as_slice()), (old, &[key("s")][..]));
+    world.event(1, 50, &[1]);
+    world.deliver(Delivery::CatchingUp { handles: vec![Handle(1)] });
+    world.deliver(Delivery::Resync {
+        seq: 2,
+        handle: Handle(1),
+        reason: wire::ResyncReason::HistoryLost,
+        live_from: at(60),
+    });
+    world.heartbeat(2, 70);
+    assert_eq!(world.drain(), [] as [&str; 0]);
+    // It is counted, so that the shard can settle it, and has moved nobody's position.
+    assert_eq!(world.ack(), Ack { received: 2, done: 2 });
+    assert_eq!(world.kept("s"), Some(10));
+    let delivery = Delivery::Events(vec![entry(1, 20, &[1])]);
+    world.input(Input::Delivery { session: new, delivery });
+    assert_eq!(world.drain(), ["s@20"]);
+    world.deliver(Delivery::Closed { handle: Handle(1), reason: CloseReason::Unsubscribed });
+    assert_eq!(world.drain(), [] as [&str; 0]);
+    assert!(world.core.is_live(&key("s")));
+    assert_eq!(world.core.status().counters.violations, 0);
+}

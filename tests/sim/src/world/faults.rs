@@ -157,17 +157,18 @@ impl World {
         note!(self, "the stream breaks, and is opened again after {at:?}; still there: {there}");
     }
 
-    /// One subscription ends, another begins; in one case of three under the same name, if there is one that may take its place. That is one
-    /// of the same collection: what a shard still knows of a name that another shard owns now, a Gateway's new process can't take back.
+    /// One subscription ends, another begins; in one case of three under the same name, in this collection or in one that another
+    /// shard owns.
     fn churn(&mut self) {
         let index = self.faults.random_range(0..self.used.len());
         let replaces = self.faults.random_ratio(1, 3);
         let old = self.used[index];
-        let home = |one: &GeneratedSubscription| (one.key.tenant.clone(), one.collection.clone());
-        let content = |one: &GeneratedSubscription| (one.filters.clone(), one.expr.clone(), one.transitions);
+        let content = |one: &GeneratedSubscription| {
+            (one.collection.clone(), one.filters.clone(), one.expr.clone(), one.transitions)
+        };
         let may_replace = |number: &Number| {
             let (one, old) = (&self.subscriptions[number.0], &self.subscriptions[old.0]);
-            home(one) == home(old) && content(one) != content(old)
+            one.key.tenant == old.key.tenant && content(one) != content(old)
         };
         let same = self.spare.iter().position(|spare| replaces && may_replace(spare));
         let Some(next) = same.map(|at| self.spare.swap_remove(at)).or_else(|| self.spare.pop()) else { return };
