@@ -2,6 +2,7 @@
 //! how long its events had waited ("coordinated omission").
 
 use std::{
+    ops::Range,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -107,6 +108,26 @@ impl Schedule {
         match events_in(rate, since).saturating_sub(sent) {
             0 => Due::In(self.due_after(sent + 1).saturating_sub(since)),
             due => Due::Now(due.min(max)),
+        }
+    }
+
+    /// Gives `send` the numbers of the events that have become due, at most `max` at a time and one call after the other, until there are no
+    /// more. What becomes due meanwhile goes into the next call.
+    ///
+    /// # Errors
+    /// The first error of `send`.
+    pub async fn drive<E>(&self, max: u64, mut send: impl AsyncFnMut(Range<u64>) -> Result<(), E>) -> Result<(), E> {
+        loop {
+            let now = Instant::now();
+            match self.due(now, max) {
+                Due::Now(count) => {
+                    let first = self.sent() + 1;
+                    self.hand_over(count, now);
+                    send(first..first + count).await?;
+                }
+                Due::In(pause) => tokio::time::sleep(pause).await,
+                Due::Nothing => return Ok(()),
+            }
         }
     }
 

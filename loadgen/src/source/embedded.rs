@@ -1,11 +1,8 @@
 //! Writes to a node's embedded store over HTTP, many in one request, as an application would: each answer comes once the disk has them.
 
-use std::{fmt::Write, sync::Arc, time::Instant};
+use std::{fmt::Write, sync::Arc};
 
-use crate::{
-    plan::Plan,
-    schedule::{Due, Schedule},
-};
+use crate::{plan::Plan, schedule::Schedule};
 
 /// Writes of one request at most.
 const WRITES_MAX: u64 = 2_000;
@@ -28,19 +25,7 @@ pub async fn write(
     let client = reqwest::Client::new();
     let url = format!("{base}/v1/documents");
     let filling = "x".repeat(document_bytes.saturating_sub(EMPTY_BYTES));
-    loop {
-        let now = Instant::now();
-        match schedule.due(now, WRITES_MAX) {
-            Due::Now(count) => {
-                let first = schedule.sent() + 1;
-                let body = body(plan, first..first + count, &filling);
-                schedule.hand_over(count, now);
-                send(&client, &url, body).await?;
-            }
-            Due::In(pause) => tokio::time::sleep(pause).await,
-            Due::Nothing => return Ok(()),
-        }
-    }
+    schedule.drive(WRITES_MAX, async |numbers| send(&client, &url, body(plan, numbers, &filling)).await).await
 }
 
 /// What a stored document has beside the filling.

@@ -11,10 +11,7 @@ use bson::{Document, doc};
 use futures::future::try_join_all;
 use mongodb::{Client, options::ClientOptions};
 
-use crate::{
-    plan::Plan,
-    schedule::{Due, Schedule},
-};
+use crate::{plan::Plan, schedule::Schedule};
 
 /// Documents written at once.
 const WRITES_MAX: u64 = 1_000;
@@ -52,32 +49,27 @@ impl Database {
         document_bytes: usize,
     ) -> Result<(), DatabaseFailed> {
         let filling = "x".repeat(document_bytes.saturating_sub(EMPTY_BYTES));
-        loop {
-            let now = Instant::now();
-            match schedule.due(now, WRITES_MAX) {
-                Due::Now(count) => {
-                    let first = schedule.sent() + 1;
-                    let mut by_place: BTreeMap<u32, Vec<Document>> = BTreeMap::new();
-                    for n in first..first + count {
-                        let event = plan.event(n);
-                        let document = doc! {
-                            "n": n as i64, "key": &event.key, "size": event.size, "kind": event.kind, "text": &filling,
-                        };
-                        by_place.entry(event.place).or_default().push(document);
-                    }
-                    schedule.hand_over(count, now);
-                    let writes = by_place.into_iter().map(|(place, documents)| async move {
-                        let place = &plan.places[place as usize];
-                        let collection = self.client.database(&place.tenant).collection(&place.collection);
-                        collection.insert_many(documents).await
-                    });
-                    try_join_all(writes).await?;
-                    schedule.acknowledged(first, count, Instant::now());
+        schedule
+            .drive(WRITES_MAX, async |numbers| {
+                let (first, count) = (numbers.start, numbers.end - numbers.start);
+                let mut by_place: BTreeMap<u32, Vec<Document>> = BTreeMap::new();
+                for n in numbers {
+                    let event = plan.event(n);
+                    let document = doc! {
+                        "n": n as i64, "key": &event.key, "size": event.size, "kind": event.kind, "text": &filling,
+                    };
+                    by_place.entry(event.place).or_default().push(document);
                 }
-                Due::In(pause) => tokio::time::sleep(pause).await,
-                Due::Nothing => return Ok(()),
-            }
-        }
+                let writes = by_place.into_iter().map(|(place, documents)| async move {
+                    let place = &plan.places[place as usize];
+                    let collection = self.client.database(&place.tenant).collection(&place.collection);
+                    collection.insert_many(documents).await
+                });
+                try_join_all(writes).await?;
+                schedule.acknowledged(first, count, Instant::now());
+                Ok(())
+            })
+            .await
     }
 
     /// Drops what a run has written.
