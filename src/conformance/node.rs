@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use super::ConformanceError;
-use crate::{affinity, control::hash_token};
+use crate::{
+    affinity,
+    control::{hash_token, metric_of},
+};
 
 /// The Gateway's id in every scene.
 pub(super) const GATEWAY: &str = "conformance";
@@ -175,15 +178,7 @@ registration_grace = "60s"
     /// A counter, over all its labels.
     pub(super) async fn counter(&self, name: &str) -> Result<u64, ConformanceError> {
         let Value::String(text) = self.get("/metrics").await? else { return Ok(0) };
-        let values = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            let value = match rest.strip_prefix('{') {
-                Some(labelled) => labelled.split_once("} ")?.1,
-                None => rest.strip_prefix(' ')?,
-            };
-            value.parse::<u64>().ok()
-        });
-        Ok(values.sum())
+        Ok(metric_of(&text, name).unwrap_or(0.0) as u64)
     }
 
     /// Writes a document. The place of the change in the store's history.

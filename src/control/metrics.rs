@@ -31,6 +31,19 @@ pub(super) fn render(state: &Arc<NodeState>) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
+/// A metric's value in what [`render`] gives, summed over its labels. `None` where it isn't there.
+pub fn metric_of(text: &str, name: &str) -> Option<f64> {
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let value = match rest.strip_prefix('{') {
+            Some(labelled) => labelled.split_once("} ")?.1,
+            None => rest.strip_prefix(' ')?,
+        };
+        value.parse::<f64>().ok()
+    });
+    values.reduce(|sum, value| sum + value)
+}
+
 struct NodeCollector(Arc<NodeState>);
 
 impl fmt::Debug for NodeCollector {

@@ -26,6 +26,7 @@ use std::net::IpAddr;
 
 pub use credentials::{Credentials, hash_token};
 pub use live::{Live, LiveBackend, LiveShard};
+pub use metrics::metric_of;
 pub use registry::{ShardChannels, ShardReceivers, ShardSenders, channels};
 pub use server::{ControlDeps, ControlHandle, StartError, start};
 pub use state::{Health, NodeState, ShardPlace, Topology};

@@ -12,7 +12,10 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
-use streamer::checkpoint::{CheckpointStore, FileStore};
+use streamer::{
+    checkpoint::{CheckpointStore, FileStore},
+    control::metric_of,
+};
 use tokio::{sync::Mutex, task::JoinHandle, time::sleep};
 use wire::{BackendId, Lineage};
 use workload::{GeneratedSubscription, Generator, Preset, Profile, Writer};
@@ -250,17 +253,7 @@ impl World {
         let (status, text) = self.api().call("GET", "/metrics", "").await;
         assert_eq!(status, 200, "{text}");
         let Value::String(text) = text else { panic!("metrics are text") };
-        let mine = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            let value = match rest.strip_prefix('{') {
-                Some(labelled) => labelled.split_once("} ")?.1,
-                None => rest.strip_prefix(' ')?,
-            };
-            value.parse::<f64>().ok()
-        });
-        let values: Vec<f64> = mine.collect();
-        assert!(!values.is_empty(), "there is no metric {name}");
-        values.iter().sum()
+        metric_of(&text, name).unwrap_or_else(|| panic!("there is no metric {name}"))
     }
 
     /// Begins to write, about this many documents a second, until the load is stopped.
