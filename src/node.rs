@@ -264,6 +264,22 @@ impl Node {
         self.state.is_alive() && self.state.ingest.is_reading()
     }
 
+    /// Waits until it is ready, at most so long. May be dropped at any time.
+    ///
+    /// # Errors
+    /// Why it isn't ready yet, in words.
+    pub async fn wait_ready(&self, at_most: Duration) -> Result<(), String> {
+        const LOOK_EVERY: Duration = Duration::from_millis(1);
+        let started = Instant::now();
+        while !self.is_ready() {
+            if started.elapsed() > at_most {
+                return Err(self.state.health().reasons.join("; "));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
     /// How often each shard's loop has turned.
     pub fn turns(&self) -> Vec<u64> {
         self.state.shards.iter().map(|shard| shard.stats().driver.passes).collect()

@@ -199,12 +199,7 @@ async fn drive(
     started: Instant,
     interrupted: &Arc<AtomicBool>,
 ) -> Result<Report, RunError> {
-    while !node.is_ready() {
-        if started.elapsed() > READY_MAX {
-            return Err(RunError::NotReady(READY_MAX, node.state().health().reasons.join("; ")));
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    node.wait_ready(READY_MAX).await.map_err(|reasons| RunError::NotReady(READY_MAX, reasons))?;
     let ready_after = started.elapsed();
     let common = Arc::new(Common {
         plan: plan.clone(),

@@ -140,7 +140,7 @@ fn config(options: &DemoOptions, folder: &Path) -> Result<Config, DemoError> {
 }
 
 async fn drive(options: &DemoOptions, node: &Node) -> Result<Report, DemoError> {
-    wait_ready(node).await?;
+    node.wait_ready(READY_MAX).await.map_err(|reasons| DemoError::NotReady(READY_MAX, reasons))?;
     let generator = Generator::new(Profile::demo(options.seed));
     let subscriptions = Arc::new(generator.subscriptions(options.subscriptions));
     let submitted = Arc::new(Submitted::new());
@@ -185,15 +185,4 @@ async fn drive(options: &DemoOptions, node: &Node) -> Result<Report, DemoError> 
     let delivered = gateways.finish().await;
     let ledger = reckoning::reckon(&subscriptions, &expected, &delivered);
     Ok(Report::new(node, &ledger, &delivered, written, wrote_for))
-}
-
-async fn wait_ready(node: &Node) -> Result<(), DemoError> {
-    let started = Instant::now();
-    while !node.is_ready() {
-        if started.elapsed() > READY_MAX {
-            return Err(DemoError::NotReady(READY_MAX, node.state().health().reasons.join("; ")));
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Ok(())
 }
