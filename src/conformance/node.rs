@@ -175,6 +175,13 @@ registration_grace = "60s"
         Ok(shards.iter().filter_map(|shard| shard["unsettled"].as_u64()).sum())
     }
 
+    /// The place in the store's history up to which the Gateway is done with everything. It may be further by now.
+    pub(super) async fn settled(&self) -> Result<u64, ConformanceError> {
+        let health = self.get("/health").await?;
+        let position = health["backends"][0]["settled"].as_str().and_then(|text| text.parse().ok());
+        Ok(position.map_or(0, |position: wire::Position| position.time))
+    }
+
     /// A counter, over all its labels.
     pub(super) async fn counter(&self, name: &str) -> Result<u64, ConformanceError> {
         let Value::String(text) = self.get("/metrics").await? else { return Ok(0) };

@@ -146,23 +146,21 @@ async fn acks(stage: &mut Stage) -> Played {
     stage.subscribe(vec![whole("all", ORDERS)]).await?;
     stage.put((ORDERS, "first"), 0, Insert, &[("all", Enter)]).await?;
     stage.wait_all().await?;
-    stage
-        .wait_node("the application is done with all that it has", async |node| Ok(node.unsettled().await? == 0))
-        .await?;
+    stage.wait_done().await?;
     const OPENED: &str = "streamer_shard_sessions_opened_total";
     // The node shows its counters a moment later than they are.
     let all = SHARDS as u64;
     stage.wait_node("there is a session for each shard", async |node| Ok(node.counter(OPENED).await? >= all)).await?;
     let sessions = stage.node.counter(OPENED).await?;
     stage.tell(Command::Hold).await?;
+    let released = stage.last;
     stage.put_many(ORDERS, 1..SOME, &[("all", Enter)]).await?;
     stage.wait_all().await?;
     // Longer than the node waits for `received`.
     for _ in 0..15 {
         stage.listen(Duration::from_millis(200)).await;
-        let unsettled = stage.node.unsettled().await?;
-        if unsettled != SOME as u64 - 1 {
-            let acked = SOME as u64 - 1 - unsettled;
+        let acked = stage.node.settled().await?.saturating_sub(released);
+        if acked > 0 {
             return Err(Stopped::Fault(format!("{acked} changes were acked as done that the application still holds")));
         }
     }
@@ -174,7 +172,7 @@ async fn acks(stage: &mut Stage) -> Played {
         )));
     }
     stage.tell(Command::Release).await?;
-    stage.wait_node("released changes are acked as done", async |node| Ok(node.unsettled().await? == 0)).await
+    stage.wait_done().await
 }
 
 async fn killed(stage: &mut Stage) -> Played {
@@ -193,7 +191,7 @@ async fn killed(stage: &mut Stage) -> Played {
     stage.tell(Command::Release).await?;
     stage.put((OTHERS, "d1"), 1, Insert, &[("idle", Enter)]).await?;
     stage.wait_all().await?;
-    stage.wait_node("all is acked as done", async |node| Ok(node.unsettled().await? == 0)).await
+    stage.wait_done().await
 }
 
 async fn moved(stage: &mut Stage) -> Played {
@@ -234,7 +232,7 @@ async fn resumed(stage: &mut Stage) -> Played {
         stage.put_many(ORDERS, first + SOME..first + 2 * SOME, &[("all", Enter)]).await?;
         stage.wait_all().await?;
         if is_done {
-            stage.wait_node("all is acked as done", async |node| Ok(node.unsettled().await? == 0)).await?;
+            stage.wait_done().await?;
         }
         stage.kill_program(upto).await;
         stage.put_many(ORDERS, first + 2 * SOME..first + 3 * SOME, &[("all", Enter)]).await?;
@@ -308,7 +306,7 @@ async fn gap(stage: &mut Stage) -> Played {
     }
     stage.put_many(ORDERS, 2 * SOME..3 * SOME, &[("all", Enter)]).await?;
     stage.wait_all().await?;
-    stage.wait_node("all is acked as done, the gap too", async |node| Ok(node.unsettled().await? == 0)).await
+    stage.wait_done().await
 }
 
 async fn too_old(stage: &mut Stage) -> Played {
@@ -327,7 +325,7 @@ async fn too_old(stage: &mut Stage) -> Played {
     stage.tell(Command::Release).await?;
     stage.put_many(ORDERS, SOME..2 * SOME, &[("all", Enter)]).await?;
     stage.wait_all().await?;
-    stage.wait_node("all is acked as done, the resync too", async |node| Ok(node.unsettled().await? == 0)).await
+    stage.wait_done().await
 }
 
 fn resynced(judge: &Judge, id: &str, expected: &str) -> Result<(), String> {

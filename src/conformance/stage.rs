@@ -264,6 +264,14 @@ impl Stage {
         Ok(())
     }
 
+    /// Waits until the node knows that the application is done with all that was written, and with every gap and resync.
+    pub(super) async fn wait_done(&mut self) -> Played {
+        let last = self.last;
+        // Of the two only the first is never out of date. It doesn't wait for resyncs.
+        let done = async |node: &Node| Ok(node.settled().await? >= last && node.unsettled().await? == 0);
+        self.wait_node("all is acked as done", done).await
+    }
+
     /// The source has begun a new history.
     pub(super) fn begin_again(&mut self) {
         self.last = 0;

@@ -117,6 +117,7 @@ impl NodeState {
             phase: backend.phase.name(),
             source: backend.source.clone(),
             position: backend.position.map(|position| position.to_string()),
+            settled: backend.settled.map(|position| position.to_string()),
             error: backend.error.clone(),
             reopenings: backend.reopenings,
             stalled_ms: backend.stalled.map(milliseconds),
@@ -176,7 +177,10 @@ pub struct BackendHealth {
     pub name: String,
     pub phase: &'static str,
     pub source: Option<String>,
+    /// How far it has been read.
     pub position: Option<String>,
+    /// Up to here every Gateway is done with what it was owed, or has been told that it lacks it.
+    pub settled: Option<String>,
     pub error: Option<String>,
     pub reopenings: u64,
     /// For how long it has told nothing, though it should have: an alarm.

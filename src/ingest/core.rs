@@ -159,6 +159,11 @@ impl IngestCore {
         self.streams[backend].as_ref().map(|stream| stream.settlement.latest())
     }
 
+    /// Up to where a backend has been read and all that came of it is settled.
+    pub fn watermark(&self, backend: usize) -> Option<Position> {
+        self.streams[backend].as_ref().map(|stream| stream.settlement.watermark())
+    }
+
     /// Resume tokens kept for a backend.
     pub fn tokens(&self, backend: usize) -> usize {
         self.streams[backend].as_ref().map_or(0, |stream| stream.settlement.tokens())

@@ -50,7 +50,10 @@ pub struct BackendStatus {
     pub phase: Phase,
     /// The source in words, once it has been reached.
     pub source: Option<String>,
+    /// How far it has been read.
     pub position: Option<Position>,
+    /// Up to here every Gateway is done with what it was owed, or has been told that it lacks it.
+    pub settled: Option<Position>,
     pub error: Option<String>,
     pub reopenings: u64,
     /// Resume tokens kept until what they stand for is settled.

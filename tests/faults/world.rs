@@ -244,6 +244,14 @@ impl World {
         started.elapsed()
     }
 
+    /// Until nothing is read a second time for any Gateway: what is comes in the order of its subscription, and holds no checkpoint back.
+    pub(crate) async fn wait_caught_up(&self) {
+        for gateway in &self.gateways {
+            let missing = || format!("{} caught up: {:?}", gateway.name, gateway.status());
+            wait_for(|| gateway.is_caught_up().then_some(()), missing).await;
+        }
+    }
+
     pub(crate) async fn epoch(&self) -> String {
         self.api().topology().await["epoch"].as_str().expect("a node has an epoch").to_owned()
     }

@@ -372,6 +372,7 @@ async fn health_says_what_is_missing() {
         phase,
         source: None,
         position: None,
+        settled: None,
         error: error.map(Into::into),
         reopenings: 0,
         tokens: 0,

@@ -493,6 +493,7 @@ impl Pump {
                 phase: backend.phase,
                 source: backend.identity.as_ref().map(|identity| identity.description.clone()),
                 position: self.core.resume_point(index).map(|point| point.position),
+                settled: self.core.watermark(index),
                 error: backend.error.clone(),
                 reopenings: backend.reopenings,
                 tokens: self.core.tokens(index) as u64,

@@ -39,7 +39,7 @@ fn told(listener: &mut Listener, id: &str) -> Vec<String> {
             Some(format!("{:?} {id}", change.transition()).to_lowercase())
         }
         AppEvent::Gap { reason, .. } => Some(format!("gap {reason:?}")),
-        AppEvent::Live { .. } => None,
+        AppEvent::Live { .. } | AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => None,
         other => Some(format!("{other:?}")),
     };
     mine.filter_map(short).collect()

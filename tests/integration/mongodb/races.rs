@@ -86,7 +86,7 @@ fn states(world: &mut World) -> BTreeMap<Subscriber, BTreeMap<String, Document>>
         for event in listener.told() {
             let change = match event {
                 AppEvent::Change(change) => change,
-                AppEvent::Live { .. } => continue,
+                AppEvent::Live { .. } | AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => continue,
                 other => panic!("{name} was told {other:?}"),
             };
             let document = change.document().map(|raw| Document::try_from(raw).expect("it is BSON"));

@@ -207,7 +207,7 @@ impl World {
             for event in listener.told() {
                 let change = match event {
                     AppEvent::Change(change) => change,
-                    AppEvent::Live { .. } => continue,
+                    AppEvent::Live { .. } | AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => continue,
                     other => panic!("{name} was told {other:?}"),
                 };
                 let subscriber = (name.clone(), change.subscription().clone());

@@ -23,7 +23,7 @@ pub(crate) async fn next_change(gateway: &mut Gateway, what: &str) -> Change {
     loop {
         match next_event(gateway, what).await {
             AppEvent::Change(change) => return change,
-            AppEvent::Live { .. } => {}
+            AppEvent::Live { .. } | AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => {}
             other => panic!("{what}: {other:?} came instead"),
         }
     }
