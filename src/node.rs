@@ -17,7 +17,7 @@ use std::{
 
 use rand::Rng;
 use shards::{
-    BackendConfig, BareDeletes, FilterConfig, ShardConfig,
+    BackendConfig, BareDeletes, FilterConfig, Reload, ShardConfig, ShardLimits,
     driver::{
         CellSignal, FilterBuilder, QuicConfig, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
         StartError as ShardStartError, StatsSnapshot, gso_self_test,
@@ -42,7 +42,8 @@ use crate::{
         status::IngestStatus,
     },
     memory,
-    tls::{self, CertificateError},
+    reload::{self, Plan, ReloadError},
+    tls::{self, Certificate, CertificateError},
 };
 
 /// Why a node could not be started.
@@ -95,6 +96,8 @@ pub struct Node {
     topology: Topology,
     stores: Vec<(String, Arc<EmbeddedStore>)>,
     shards: Vec<ShardHandle>,
+    credentials: Credentials,
+    certificate: Certificate,
     control: ControlHandle,
     ingest: IngestThread,
     ingest_phase: watch::Sender<Phases>,
@@ -169,7 +172,7 @@ impl Node {
         let epoch = Epoch(rand::rng().random());
         let signal = Arc::new(CellSignal::default());
         let (channels, receivers) = control::channels(sockets.len());
-        let credentials = Arc::new(Credentials::of(&config));
+        let credentials = Credentials::of(&config);
         let filter_builder = FilterBuilder::spawn().map_err(|error| NodeError::Thread("filter-builder", error))?;
         let mut links = Vec::new();
         let mut shards: Vec<ShardHandle> = Vec::new();
@@ -184,7 +187,7 @@ impl Node {
                 socket,
                 tls: certificate.server.clone(),
                 quic: quic_config(&config, gso),
-                authenticator: credentials.clone(),
+                authenticator: Arc::new(credentials.clone()),
                 ring_capacity: config.ingest.ring,
                 signal: signal.clone(),
                 commands: receivers.commands,
@@ -206,6 +209,7 @@ impl Node {
         let topology = topology(&placement, slots, epoch, &shards, &addresses, &certificate.fingerprint, &config);
         let control = control::start(ControlDeps {
             config: config.clone(),
+            credentials: credentials.clone(),
             listener,
             channels,
             state: state.clone(),
@@ -239,7 +243,47 @@ impl Node {
             started,
         })?;
         let ingest = start_ingest(pump, placement.ingest.clone())?;
-        Ok(Self { config, state, topology, stores, shards, control, ingest, ingest_phase, _folder: folder })
+        Ok(Self {
+            config,
+            state,
+            topology,
+            stores,
+            shards,
+            credentials,
+            certificate,
+            control,
+            ingest,
+            ingest_phase,
+            _folder: folder,
+        })
+    }
+
+    /// Takes another configuration while running, as far as that is possible: wholly or not at all. `set_log_level` is asked last, and may
+    /// refuse. Gives the keys that have changed.
+    pub fn reload(
+        &mut self,
+        new: Config,
+        set_log_level: impl FnOnce(&str) -> Result<(), String>,
+    ) -> Result<Vec<&'static str>, ReloadError> {
+        let Plan { changed, certificate, revoked } = reload::plan(&self.config, &new)?;
+        memory::check(&new, self.shards.len(), memory::there_is())
+            .map_err(|(key, message)| ReloadError::Memory(format!("{key} {message}")))?;
+        set_log_level(&new.log.level).map_err(ReloadError::LogLevel)?;
+        // From here on nothing can fail.
+        if certificate.fingerprint != self.certificate.fingerprint {
+            tracing::info!(fingerprint = certificate.fingerprint, "new connections see another certificate (SHA-256)");
+            self.state.set_fingerprint(certificate.fingerprint.clone());
+        }
+        self.certificate.replace(certificate);
+        // Before the shards: a hello that is found good after they have ended the sessions of others is by these.
+        self.credentials.replace(&new);
+        self.control.reload(&new);
+        let limits = shard_limits(&new);
+        for shard in &self.shards {
+            shard.reload(Reload { limits, revoked: revoked.clone() });
+        }
+        self.config = Arc::new(new);
+        Ok(changed)
     }
 
     pub fn state(&self) -> &Arc<NodeState> {
@@ -492,7 +536,7 @@ fn shard_config(
 ) -> ShardConfig {
     let limits = &config.limits;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    let may_change = shard_limits(config);
     let backends = config.backends.iter().map(|backend| BackendConfig {
         id: BackendId::of_name(&backend.name),
         before_images: promises_before_images(&backend.kind),
@@ -509,14 +553,27 @@ fn shard_config(
         filter: FilterConfig { false_positive_max: limits.filter_false_positive_max, ..FilterConfig::default() },
         log_bytes_max: bytes(limits.log_bytes),
         log_events_max: bytes(limits.log_events),
-        outbox_bytes_max: bytes(limits.outbox_bytes),
+        outbox_bytes_max: may_change.outbox_bytes_max,
         heartbeat_ms: config.quic.heartbeat.as_millis() as u64,
         received_deadline_ms: config.quic.received_deadline.as_millis() as u64,
+        ttl_default_s: may_change.ttl_default_s,
+        ttl_min_s: may_change.ttl_min_s,
+        ttl_max_s: may_change.ttl_max_s,
+        subscribe_items_max: may_change.subscribe_items_max,
+        ..ShardConfig::new(partition, slots, addresses.to_vec(), epoch)
+    }
+}
+
+/// What a shard may be told anew while it runs.
+fn shard_limits(config: &Config) -> ShardLimits {
+    let limits = &config.limits;
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    ShardLimits {
+        outbox_bytes_max: usize::try_from(limits.outbox_bytes).unwrap_or(usize::MAX),
         ttl_default_s: seconds(limits.ttl_default),
         ttl_min_s: seconds(limits.ttl_min),
         ttl_max_s: seconds(limits.ttl_max),
         subscribe_items_max: limits.subscribe_items,
-        ..ShardConfig::new(partition, slots, addresses.to_vec(), epoch)
     }
 }
 

@@ -10,14 +10,16 @@ mod index;
 mod io;
 mod outbox;
 mod passes;
+mod sample;
 mod session;
 mod shard;
 mod stats;
 mod subscription;
 
 pub use change::{Bare, CatchUp, CatchUpFailure, Change, FromIngest, Gap, Image, Scope};
-pub use config::{BackendConfig, BareDeletes, ShardConfig};
+pub use config::{BackendConfig, BareDeletes, ShardConfig, ShardLimits};
 pub use filter::{BuildFailed, FilterBuild, FilterBuilt, FilterConfig, FilterKey, FilterSnapshot, FilterStep};
 pub use io::*;
+pub use sample::{Nanos, Sample};
 pub use shard::Shard;
 pub use stats::{CatchUpCounts, CatchUpWanted, ResyncCounts, ShardStats, SubscriptionCounts, SyncState};

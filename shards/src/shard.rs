@@ -38,6 +38,7 @@ use crate::gateway::Gateways;
 use crate::index::Index;
 use crate::outbox::{Log, LogLimits, Marks};
 use crate::passes::Passes;
+use crate::sample::Samples;
 use crate::session::{Item, Sent};
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
 use crate::subscription::{GatewayId, Pending, SubId, Subscriptions};
@@ -56,7 +57,7 @@ pub struct Shard {
     log: Log,
     marks: Marks,
     passes: Passes,
-    gateways: Gateways,
+    pub(crate) gateways: Gateways,
     connections: HashMap<ConnectionId, GatewayId>,
     tickets: HashMap<Ticket, Asking>,
     last_ticket: u64,
@@ -75,6 +76,7 @@ pub struct Shard {
     batch: Batch,
     /// What an event is sent for. Empty between two; kept for its memory.
     named: Vec<wire::Target>,
+    pub(crate) samples: Samples,
 }
 
 /// Whom an answer of the control side is for.
@@ -115,6 +117,7 @@ impl Shard {
             expiry_check_at: now.0 + config.expiry_check_ms,
             batch: Batch::default(),
             named: Vec::new(),
+            samples: Samples::default(),
             config,
         }
     }
@@ -135,6 +138,7 @@ impl Shard {
             Input::Command(command) => self.on_command(command, out),
             Input::FilterBuilt(built) => self.filter.built(built, self.time),
             Input::GoAway { within_ms } => self.on_go_away(within_ms, out),
+            Input::Reload(reload) => self.on_reload(reload, out),
             Input::Tick => self.on_tick(out),
         }
     }

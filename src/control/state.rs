@@ -4,11 +4,12 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use shards::driver::{Cells, StatsSnapshot};
 use wire::{Epoch, SlotTable};
@@ -24,6 +25,31 @@ pub struct NodeState {
     /// The process's clock, from which the milliseconds in [`IngestStatus`] count.
     pub started: Instant,
     stopping: AtomicBool,
+    reloads: [AtomicU64; Reload::ALL.len()],
+    /// Of the certificate that Gateways see now, where it is another than at the start.
+    fingerprint: ArcSwapOption<String>,
+}
+
+/// What became of a reload of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    Applied,
+    /// Something in it can't be had while the node runs.
+    Refused,
+    /// It is wrong.
+    Failed,
+}
+
+impl Reload {
+    pub const ALL: [Self; 3] = [Self::Applied, Self::Refused, Self::Failed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// How a shard's latest counters are read.
@@ -49,7 +75,14 @@ impl NodeState {
 
     fn reading(ingest: Arc<IngestStatus>, readers: impl Iterator<Item = StatsReader>, started: Instant) -> Self {
         let shards = readers.map(|stats| ShardState { stats, alive: AtomicBool::new(true) }).collect();
-        Self { ingest, shards, started, stopping: AtomicBool::new(false) }
+        Self {
+            ingest,
+            shards,
+            started,
+            stopping: AtomicBool::new(false),
+            reloads: Default::default(),
+            fingerprint: ArcSwapOption::empty(),
+        }
     }
 
     /// A node of shards that have counted nothing.
@@ -66,6 +99,24 @@ impl NodeState {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)
+    }
+
+    pub fn reloaded(&self, outcome: Reload) {
+        self.reloads[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn reloads(&self, outcome: Reload) -> u64 {
+        self.reloads[outcome as usize].load(Relaxed)
+    }
+
+    /// Gateways see a certificate of this fingerprint from now on.
+    pub fn set_fingerprint(&self, fingerprint: String) {
+        self.fingerprint.store(Some(Arc::new(fingerprint)));
+    }
+
+    /// `None`: that of the start, see [`Topology`].
+    pub fn fingerprint(&self) -> Option<Arc<String>> {
+        self.fingerprint.load_full()
     }
 
     /// The thread of this shard has ended.
@@ -252,7 +303,7 @@ pub struct Topology {
     pub shards: Vec<ShardPlace>,
     pub ingest_cores: Vec<usize>,
     pub control_cores: Vec<usize>,
-    /// SHA-256 of the certificate that Gateways see, in hexadecimal.
+    /// SHA-256 of the certificate that Gateways see at the start, in hexadecimal; [`NodeState::fingerprint`] has what came after.
     pub fingerprint: String,
     /// A preset's name, or the mapping as JSON.
     pub mapping: String,

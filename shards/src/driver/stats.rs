@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::ring::RingStats;
+use super::{latency::Latencies, ring::RingStats};
 use crate::ShardStats;
 
 /// A look at a shard's counters.
@@ -11,6 +11,7 @@ pub struct StatsSnapshot {
     pub shard: ShardStats,
     pub driver: DriverStats,
     pub ring: RingStats,
+    pub latencies: Latencies,
 }
 
 macro_rules! counters {

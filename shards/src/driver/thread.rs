@@ -25,7 +25,7 @@ use super::{
     quic,
     ring::{RingConsumer, ring},
 };
-use crate::{Command, FromIngest, Millis, Shard, ShardConfig};
+use crate::{Command, FromIngest, Millis, Reload, Shard, ShardConfig};
 
 /// What a shard's thread is started with.
 pub struct ShardThreadConfig {
@@ -101,6 +101,7 @@ pub struct ShardHandle {
     runtime: RuntimeUsed,
     buffers: SocketBuffers,
     stop: flume::Sender<Ending>,
+    reloads: flume::Sender<Reload>,
     /// Disconnected by the thread's end.
     running: flume::Receiver<Infallible>,
     thread: JoinHandle<Result<(), String>>,
@@ -136,6 +137,12 @@ impl ShardHandle {
         let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
         // Full: it has been asked already. Disconnected: it has ended.
         let _ = self.stop.try_send(Ending::Drain { within_ms });
+    }
+
+    /// Has the shard take other limits, and end the sessions of these Gateways. Waits only while the shard has [`RELOADS_MAX`] before it.
+    pub fn reload(&self, reload: Reload) {
+        // Disconnected: it has ended.
+        let _ = self.reloads.send(reload);
     }
 
     /// Asks the shard to end: it takes no connection in any more, tells its sessions that it is shutting down, flushes them for
@@ -182,18 +189,19 @@ pub(super) fn spawn_core<C: Core>(
     let (producer, consumer) = ring(name.clone(), config.ring_capacity);
     // One of each kind.
     let (stop, stopped) = flume::bounded(2);
+    let (reloads, reloaded) = flume::bounded(RELOADS_MAX);
     let (alive, running) = flume::bounded(0);
     let (report, started) = flume::bounded(1);
     let thread = std::thread::Builder::new()
         .name(name.clone())
         .spawn(move || {
             let _alive: flume::Sender<Infallible> = alive;
-            run_thread(config, identity, make, consumer, stopped, report)
+            run_thread(config, identity, make, consumer, Told { stop: stopped, reloads: reloaded }, report)
         })
         .map_err(StartError::Thread)?;
     match started.recv() {
         Ok(Ok((runtime, cells))) => {
-            let handle = ShardHandle { name, cells, local_addr, runtime, buffers, stop, running, thread };
+            let handle = ShardHandle { name, cells, local_addr, runtime, buffers, stop, reloads, running, thread };
             Ok((producer, handle))
         }
         Ok(Err(error)) => {
@@ -208,6 +216,15 @@ pub(super) fn spawn_core<C: Core>(
     }
 }
 
+/// What the node tells a shard by its handle.
+struct Told {
+    stop: flume::Receiver<Ending>,
+    reloads: flume::Receiver<Reload>,
+}
+
+/// Reloads that a shard may have before it.
+const RELOADS_MAX: usize = 4;
+
 type Started = Result<(RuntimeUsed, Arc<Cells>), StartError>;
 
 fn run_thread<C: Core>(
@@ -215,7 +232,7 @@ fn run_thread<C: Core>(
     identity: Identity,
     make: impl FnOnce(Millis) -> C,
     ring: RingConsumer<FromIngest>,
-    stop: flume::Receiver<Ending>,
+    told: Told,
     report: flume::Sender<Started>,
 ) -> Result<(), String> {
     let preflight = Preflight::check(config.executors);
@@ -234,7 +251,7 @@ fn run_thread<C: Core>(
     let run = || {
         executor.run(|executor| async move {
             let Some((endpoint, mut main_loop)) =
-                open(config, identity, make, ring, stop, report, server, used, &executor)
+                open(config, identity, make, ring, told, report, server, used, &executor)
             else {
                 return;
             };
@@ -256,7 +273,7 @@ fn open<C: Core>(
     identity: Identity,
     make: impl FnOnce(Millis) -> C,
     ring: RingConsumer<FromIngest>,
-    stop: flume::Receiver<Ending>,
+    told: Told,
     report: flume::Sender<Started>,
     server: quinn::ServerConfig,
     used: RuntimeUsed,
@@ -292,7 +309,8 @@ fn open<C: Core>(
         to_control: Outbox::new(config.to_control),
         filter_builder,
         filters_built: Inbox::new(filters_built),
-        stop: Inbox::new(stop),
+        reloads: Inbox::new(told.reloads),
+        stop: Inbox::new(told.stop),
         cells,
     };
     Some((Endpoint { quinn, config: quic_config }, main_loop))

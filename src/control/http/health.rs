@@ -102,7 +102,7 @@ pub(super) async fn topology(State(app): Shared) -> Result<Json<TopologyBody>, A
     let map = |counts: &[(String, u64)]| counts.iter().map(|(name, count)| (name.clone(), (*count).into())).collect();
     Ok(Json(TopologyBody {
         epoch: format!("{:032x}", topology.epoch.0),
-        fingerprint: topology.fingerprint.clone(),
+        fingerprint: app.state.fingerprint().map_or_else(|| topology.fingerprint.clone(), |now| now.to_string()),
         protocol: "streamer/1",
         slots: wire::SLOTS,
         shards: bodies.collect(),
