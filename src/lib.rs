@@ -12,4 +12,5 @@ pub mod memory;
 pub mod node;
 pub mod reload;
 pub mod service;
+pub mod telemetry;
 pub mod tls;

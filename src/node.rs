@@ -43,6 +43,7 @@ use crate::{
     },
     memory,
     reload::{self, Plan, ReloadError},
+    telemetry::Exporter,
     tls::{self, Certificate, CertificateError},
 };
 
@@ -98,6 +99,7 @@ pub struct Node {
     shards: Vec<ShardHandle>,
     credentials: Credentials,
     certificate: Certificate,
+    exporter: Option<Exporter>,
     control: ControlHandle,
     ingest: IngestThread,
     ingest_phase: watch::Sender<Phases>,
@@ -173,6 +175,13 @@ impl Node {
         let signal = Arc::new(CellSignal::default());
         let (channels, receivers) = control::channels(sockets.len());
         let credentials = Credentials::of(&config);
+        let exporter = match config.telemetry.otlp_endpoint.as_str() {
+            "" => None,
+            _ => {
+                let exporter = Exporter::start(&config.telemetry, format!("{:032x}", epoch.0));
+                Some(exporter.map_err(|error| NodeError::Thread("streamer-telemetry", error))?)
+            }
+        };
         let filter_builder = FilterBuilder::spawn().map_err(|error| NodeError::Thread("filter-builder", error))?;
         let mut links = Vec::new();
         let mut shards: Vec<ShardHandle> = Vec::new();
@@ -194,6 +203,7 @@ impl Node {
                 admissions: receivers.admissions,
                 to_control: receivers.to_control,
                 filter_builder: filter_builder.clone(),
+                samples: exporter.as_ref().map(|exporter| exporter.samples.clone()),
             };
             let (ring, shard) =
                 ShardThread::spawn(thread).map_err(|error| NodeError::Shard { shard: partition, error })?;
@@ -206,6 +216,9 @@ impl Node {
 
         let status = Arc::new(IngestStatus::default());
         let state = Arc::new(NodeState::new(status.clone(), shards.iter().map(|s| s.cells().clone()), started));
+        if let Some(exporter) = &exporter {
+            state.set_telemetry(exporter.counters.clone());
+        }
         let topology = topology(&placement, slots, epoch, &shards, &addresses, &certificate.fingerprint, &config);
         let control = control::start(ControlDeps {
             config: config.clone(),
@@ -251,6 +264,7 @@ impl Node {
             shards,
             credentials,
             certificate,
+            exporter,
             control,
             ingest,
             ingest_phase,
@@ -349,7 +363,7 @@ impl Node {
     /// # Errors
     /// When a thread had failed.
     pub fn stop(self) -> Result<(), NodeFailed> {
-        let Self { config, state, shards, mut control, ingest, ingest_phase, stores, .. } = self;
+        let Self { config, state, shards, mut control, exporter, ingest, ingest_phase, stores, .. } = self;
         state.set_stopping();
         let (spread, flush) = (config.node.shutdown_spread, config.node.shutdown_flush);
         tracing::info!(?spread, ?flush, "stopping");
@@ -373,6 +387,9 @@ impl Node {
             if let Err(error) = shard.join() {
                 failed.get_or_insert(NodeFailed::Shard(error));
             }
+        }
+        if let Some(exporter) = exporter {
+            exporter.join();
         }
         ingest_phase.send_replace(Phases::Finished);
         match ingest.join() {

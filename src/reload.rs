@@ -57,6 +57,7 @@ const KEYS: &[Key] = &[
     key!("ingest.registration_grace", false, ingest.registration_grace),
     key!("ingest.stalled_after", false, ingest.stalled_after),
     key!("catch_up.halve_within", false, catch_up.halve_within),
+    key!("telemetry.otlp_endpoint", false, telemetry.otlp_endpoint),
     key!("limits.subscriptions_per_gateway", true, limits.subscriptions_per_gateway),
     key!("limits.subscriptions_per_tenant", true, limits.subscriptions_per_tenant),
     key!("limits.subscriptions_per_node", true, limits.subscriptions_per_node),

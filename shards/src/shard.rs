@@ -35,6 +35,7 @@ use crate::config::{STALL_MS, ShardConfig};
 use crate::expired::Expired;
 use crate::filter::Filter;
 use crate::gateway::Gateways;
+use crate::hot::{Hot, HotPlace};
 use crate::index::Index;
 use crate::outbox::{Log, LogLimits, Marks};
 use crate::passes::Passes;
@@ -77,6 +78,7 @@ pub struct Shard {
     /// What an event is sent for. Empty between two; kept for its memory.
     named: Vec<wire::Target>,
     pub(crate) samples: Samples,
+    hot: Hot,
 }
 
 /// Whom an answer of the control side is for.
@@ -118,6 +120,7 @@ impl Shard {
             batch: Batch::default(),
             named: Vec::new(),
             samples: Samples::default(),
+            hot: Hot::default(),
             config,
         }
     }
@@ -191,6 +194,11 @@ impl Shard {
             filter_builds_failed: filter.builds_failed,
             ..self.stats
         }
+    }
+
+    /// The collections with the most changes now.
+    pub fn hot_places(&self) -> Vec<HotPlace> {
+        self.hot.most(HOT_TOLD)
     }
 
     pub fn snapshot_subscriptions(&self) -> SubscriptionCounts {
@@ -348,6 +356,9 @@ impl Shard {
         self.end_session(gateway);
     }
 }
+
+/// Hot collections that are told. The sketch keeps more, so that these are right.
+const HOT_TOLD: usize = 10;
 
 #[cfg(test)]
 mod tests;

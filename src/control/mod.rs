@@ -25,7 +25,7 @@ mod state;
 use std::net::IpAddr;
 
 pub use credentials::{Credentials, hash_token};
-pub use live::{Live, LiveBackend, LiveShard};
+pub use live::{Live, LiveBackend, LiveHot, LiveShard, quantile_us};
 pub use metrics::metric_of;
 pub use registry::{ShardChannels, ShardReceivers, ShardSenders, channels};
 pub use server::{ControlDeps, ControlHandle, StartError, start};

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -14,7 +14,10 @@ use serde::Serialize;
 use shards::driver::{Cells, StatsSnapshot};
 use wire::{Epoch, SlotTable};
 
-use crate::ingest::status::{CatchUpStatus, IngestStatus, Phase};
+use crate::{
+    ingest::status::{CatchUpStatus, IngestStatus, Phase},
+    telemetry::TelemetryCounters,
+};
 
 /// The node as it is now. The node's threads write, the control thread reads.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct NodeState {
     pub started: Instant,
     stopping: AtomicBool,
     reloads: [AtomicU64; Reload::ALL.len()],
+    /// Where traces are exported.
+    telemetry: OnceLock<Arc<TelemetryCounters>>,
     /// Of the certificate that Gateways see now, where it is another than at the start.
     fingerprint: ArcSwapOption<String>,
 }
@@ -81,6 +86,7 @@ impl NodeState {
             started,
             stopping: AtomicBool::new(false),
             reloads: Default::default(),
+            telemetry: OnceLock::new(),
             fingerprint: ArcSwapOption::empty(),
         }
     }
@@ -92,6 +98,13 @@ impl NodeState {
         Self::reading(ingest, (0..shards).map(|_| reader()), Instant::now())
     }
 
+    /// A node of one shard that has counted this.
+    #[cfg(test)]
+    pub(super) fn with_stats(ingest: Arc<IngestStatus>, stats: StatsSnapshot) -> Self {
+        let stats = Arc::new(stats);
+        Self::reading(ingest, std::iter::once(Box::new(move || stats.clone()) as StatsReader), Instant::now())
+    }
+
     /// From here on the node isn't ready.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Relaxed);
@@ -99,6 +112,18 @@ impl NodeState {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)
+    }
+
+    /// Told once.
+    pub fn set_telemetry(&self, counters: Arc<TelemetryCounters>) {
+        let _ = self.telemetry.set(counters);
+    }
+
+    /// Traces that the collector has taken, and that it hasn't.
+    pub fn traces(&self) -> (u64, u64) {
+        self.telemetry
+            .get()
+            .map_or((0, 0), |counters| (counters.exported.load(Relaxed), counters.refused.load(Relaxed)))
     }
 
     pub fn reloaded(&self, outcome: Reload) {

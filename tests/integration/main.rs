@@ -16,5 +16,6 @@ mod reload;
 mod restart;
 mod security;
 mod support;
+mod telemetry;
 mod tenants;
 mod tuning;

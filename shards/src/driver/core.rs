@@ -4,8 +4,8 @@ use bytes::BytesMut;
 use wire::Positions;
 
 use crate::{
-    CatchUpWanted, ConnectionId, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, Sample, Shard,
-    ShardStats, SubscriptionCounts, SyncState,
+    CatchUpWanted, ConnectionId, FilterSnapshot, FilterStep, FromIngest, HotPlace, Input, Millis, Output, Sample,
+    Shard, ShardStats, SubscriptionCounts, SyncState,
 };
 
 pub(super) trait Core: 'static {
@@ -25,6 +25,9 @@ pub(super) trait Core: 'static {
     fn catch_up_version(&self) -> u64;
     fn catch_up_wanted(&self) -> CatchUpWanted;
     fn stats(&self) -> ShardStats;
+    fn hot_places(&self) -> Vec<HotPlace> {
+        Vec::new()
+    }
     /// See [`crate::Sample`].
     fn follow(&mut self, _sample: Sample) {}
     fn matched_sample(&mut self) -> Option<&mut Sample> {
@@ -87,6 +90,10 @@ impl Core for Shard {
 
     fn stats(&self) -> ShardStats {
         Shard::stats(self)
+    }
+
+    fn hot_places(&self) -> Vec<HotPlace> {
+        Shard::hot_places(self)
     }
 
     fn follow(&mut self, sample: Sample) {

@@ -10,6 +10,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     rc::Rc,
+    sync::Arc,
     time::Instant,
 };
 
@@ -21,14 +22,14 @@ use super::{
     cells::CellWriter,
     core::Core,
     executor::Executor,
-    latency::{Latencies, now},
+    latency::{DoneSample, Latencies, now},
     local::LocalEvent,
     ring::{Marked, RingStats},
     stats::*,
 };
 use crate::{
-    CommandId, CommandReply, ConnectionId, FilterStep, FromIngest, Input, Millis, Nanos, Output, Refusal, Sample,
-    Ticket,
+    CommandId, CommandReply, ConnectionId, FilterStep, FromIngest, HotPlace, Input, Millis, Nanos, Output, Refusal,
+    Sample, Ticket,
 };
 
 /// From a shard to the control thread.
@@ -86,11 +87,19 @@ pub(super) struct Hub<C> {
     pub(super) left: LocalEvent,
     pub(super) counters: Counters,
     latencies: RefCell<Latencies>,
+    hot: RefCell<Arc<[HotPlace]>>,
+    samples: Option<flume::Sender<DoneSample>>,
     executor: Rc<Executor>,
 }
 
 impl<C: Core> Hub<C> {
-    pub(super) fn new(partition: u16, body_bytes_max: usize, core: C, executor: Rc<Executor>) -> Self {
+    pub(super) fn new(
+        partition: u16,
+        body_bytes_max: usize,
+        core: C,
+        executor: Rc<Executor>,
+        samples: Option<flume::Sender<DoneSample>>,
+    ) -> Self {
         Self {
             partition,
             body_bytes_max,
@@ -108,6 +117,8 @@ impl<C: Core> Hub<C> {
             left: LocalEvent::default(),
             counters: Counters::default(),
             latencies: RefCell::default(),
+            hot: RefCell::default(),
+            samples,
             executor,
         }
     }
@@ -137,10 +148,15 @@ impl<C: Core> Hub<C> {
     pub(super) fn ack(&self, connection: ConnectionId, ack: Ack) {
         self.input(Input::Ack { connection, ack });
         if let Some(sample) = self.core.borrow_mut().done_sample() {
-            let now = now();
+            let done_at = now();
             let mut latencies = self.latencies.borrow_mut();
-            latencies.ack.observe(now.since(sample.sent_at));
-            latencies.end_to_end.observe(now.since(sample.read_at));
+            latencies.ack.observe(done_at.since(sample.sent_at));
+            latencies.end_to_end.observe(done_at.since(sample.read_at));
+            if let Some(samples) = &self.samples
+                && samples.try_send(DoneSample { sample, partition: self.partition, done_at }).is_err()
+            {
+                self.counters.samples_dropped.add(1);
+            }
         }
     }
 
@@ -228,7 +244,12 @@ impl<C: Core> Hub<C> {
         };
         let shard = self.core.borrow().stats();
         let latencies = *self.latencies.borrow();
-        cells.stats(StatsSnapshot { shard, driver, ring, latencies });
+        cells.stats(StatsSnapshot { shard, driver, ring, latencies, hot: self.hot.borrow().clone() });
+    }
+
+    /// What is told with the counters from here on, and is dearer than these.
+    pub(super) fn note_hot(&self) {
+        self.hot.replace(self.core.borrow().hot_places().into());
     }
 
     /// Only when somebody has asked for it: it walks over all subscriptions.

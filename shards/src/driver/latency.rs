@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Instant};
 
-use crate::Nanos;
+use crate::{Nanos, Sample};
 
 /// Upper bounds of the buckets, in nanoseconds; what takes longer than the last has a bucket of its own. From what one hand-over between
 /// threads takes to the time after which a Gateway is taken for gone, in steps of 2 to 2.5.
@@ -63,6 +63,15 @@ pub struct Latencies {
     pub ack: Histogram,
     /// From the source's batch in the ingest thread's hands to that ack.
     pub end_to_end: Histogram,
+}
+
+/// A sample whose Gateway is done with it, for whoever makes traces of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoneSample {
+    pub sample: Sample,
+    /// The shard's.
+    pub partition: u16,
+    pub done_at: Nanos,
 }
 
 /// The clock of all samples of this process.

@@ -92,6 +92,7 @@ impl<C: Core> MainLoop<C> {
                 next_stats = began + STATS_EVERY;
             }
             if began >= next_count {
+                self.hub.note_hot();
                 self.hub.publish_subscriptions(&mut self.cells);
                 next_count = began + COUNT_EVERY;
             }

@@ -35,7 +35,7 @@ pub use self::{
     executor::{ExecutorError, Preflight, RuntimeChoice, RuntimeKind, RuntimeUnavailable, RuntimeUsed, UnknownRuntime},
     filter_builder::FilterBuilder,
     hub::FromShard,
-    latency::{Histogram, LATENCY_BOUNDS_NS, Latencies, now as now_nanos},
+    latency::{DoneSample, Histogram, LATENCY_BOUNDS_NS, Latencies, now as now_nanos},
     quic::{Authenticator, AuthorizedGateway, QuicConfig, SocketBuffers, TlsError, gso_self_test},
     ring::{Closed, PushError, RingConsumer, RingProducer, RingStats, ring},
     stats::{DriverStats, StatsSnapshot},

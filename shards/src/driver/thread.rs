@@ -15,8 +15,8 @@ use tracing::{info, warn};
 use wire::ErrorCode;
 
 use super::{
-    AdmissionAnswer, Authenticator, CellSignal, Cells, ExecutorError, FilterBuilder, FromShard, Preflight, QuicConfig,
-    RingProducer, RuntimeChoice, RuntimeUsed, SocketBuffers, TlsError,
+    AdmissionAnswer, Authenticator, CellSignal, Cells, DoneSample, ExecutorError, FilterBuilder, FromShard, Preflight,
+    QuicConfig, RingProducer, RuntimeChoice, RuntimeUsed, SocketBuffers, TlsError,
     cells::CellWriter,
     core::Core,
     executor::{self, Executor, panic_message},
@@ -54,6 +54,8 @@ pub struct ShardThreadConfig {
     pub to_control: flume::Sender<FromShard>,
     /// One for all shards.
     pub filter_builder: FilterBuilder,
+    /// Who makes traces of samples, if somebody does. What there is no room for is dropped, and counted.
+    pub samples: Option<flume::Sender<DoneSample>>,
 }
 
 /// A shard's thread could not be started.
@@ -288,7 +290,8 @@ fn open<C: Core>(
     };
     let quic_config = Rc::new(config.quic);
     let core = make(Millis(0));
-    let hub = Rc::new(Hub::new(identity.partition, identity.body_bytes_max, core, Rc::clone(executor)));
+    let hub = Hub::new(identity.partition, identity.body_bytes_max, core, Rc::clone(executor), config.samples);
+    let hub = Rc::new(hub);
     let cells = CellWriter::new(config.signal);
     let (filter_builder, filters_built) = config.filter_builder.client();
     executor.spawn(quic::accept(

@@ -138,6 +138,7 @@ impl Shard {
             self.expiry_check_at = self.time + self.config.expiry_check_ms;
             self.start_check();
         }
+        self.hot.tick(self.time);
         self.give_credit();
         self.look_at_lineages();
         self.slice(out);

@@ -41,6 +41,13 @@ pub(super) async fn metrics(State(app): Shared) -> Result<Response, ApiError> {
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
+pub(super) async fn metrics_by_name(State(app): Shared) -> Result<Response, ApiError> {
+    let counts = in_time(app.registry.counts()).await?;
+    let text = metrics::names::render(&app.state, counts);
+    let text = text.map_err(|error| ApiError::of(ErrorCode::Internal, error.to_string()))?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
 /// What [`topology`] tells, for whoever reads it.
 #[derive(Debug, Serialize)]
 pub(super) struct TopologyBody {

@@ -111,6 +111,7 @@ pub(in crate::control) fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), admin_only));
     let admin = Router::new()
         .route("/metrics", get(health::metrics))
+        .route("/metrics/tenants", get(health::metrics_by_name))
         .route("/v1/topology", get(health::topology))
         .layer(middleware::from_fn_with_state(app.clone(), admin_only));
     let open = Router::new()

@@ -1,8 +1,9 @@
 //! `/metrics`: the counters of all threads in the text form of Prometheus, read from their latest pictures at each scrape.
 //!
 //! Names are `streamer_<name>_<unit>`; counters end in `_total`. Labels are bounded by the configuration: shards, backends and
-//! reasons. Gateways and tenants are in `/v1/topology`, since there may be many.
+//! reasons. What has a label of a Gateway, a tenant or a collection is in `names`, on an endpoint of its own, since there may be many.
 
+pub(super) mod names;
 mod tables;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -112,6 +113,13 @@ impl Collector for NodeCollector {
         let help = "How much earlier than what was read last is what the shard has settled, by the source's clock";
         family(&mut encoder, "shard_settled_lag_milliseconds", help, MetricType::Gauge, lag)?;
 
+        let traces: [(&str, &str, u64); 2] = [
+            ("traces_exported", "Traces that the collector has taken", state.traces().0),
+            ("traces_refused", "Traces that the collector has not taken, which are dropped", state.traces().1),
+        ];
+        for (name, help, count) in traces {
+            family(&mut encoder, name, help, MetricType::Counter, [(Labels::new(), count)])?;
+        }
         let reloads =
             Reload::ALL.iter().map(|outcome| (vec![("outcome", outcome.name().to_owned())], state.reloads(*outcome)));
         let help = "Times that a reload of the configuration was asked for, by what became of it";

@@ -82,6 +82,9 @@ pub(super) const SHARD_COUNTERS: &[ShardCounter] = &[
     ("shard_handshakes_failed", "Handshakes that failed or took too long", |s| s.driver.handshakes_failed),
     ("shard_hellos_late", "Connections that said no hello in time", |s| s.driver.hellos_late),
     ("shard_hellos_unauthorized", "Hellos whose token or Gateway was refused", |s| s.driver.unauthorized),
+    ("shard_traces_dropped", "Sampled changes that there was no room for with the exporter of traces", |s| {
+        s.driver.samples_dropped
+    }),
     ("shard_passes", "Passes of the shard's main loop", |s| s.driver.passes),
     ("shard_passes_slow", "Passes that took longer than 100 ms", |s| s.driver.passes_slow),
     ("shard_parks", "Passes after which there was nothing to do", |s| s.driver.parks),

@@ -1,6 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use shards::HotPlace;
+
 use super::*;
+use crate::control::admission::Counts;
 use crate::ingest::{catch_up::CatchUpCounters, status::IngestStatus};
 
 fn backend(name: &str) -> BackendStatus {
@@ -62,6 +65,32 @@ fn metrics_of(text: &str) -> Metrics {
     metrics
 }
 
+/// What is rendered of so many tenants, of which the one of number `n` has `n` subscriptions.
+fn by_name(tenants: u64) -> String {
+    let by_tenant = (0..tenants).map(|n| (format!("t{n}"), n)).collect();
+    let counts = Counts { by_tenant, by_gateway: vec![("g".into(), 1)], ..Counts::default() };
+    let hot = HotPlace { tenant: "t".into(), collection: "c".into(), changes_per_s: 7 };
+    let stats = StatsSnapshot { hot: [hot].into(), ..StatsSnapshot::default() };
+    let state = NodeState::with_stats(Arc::new(IngestStatus::default()), stats);
+    names::render(&Arc::new(state), counts).unwrap()
+}
+
+#[test]
+fn those_with_the_most_are_told_and_how_many_are_not() {
+    let text = by_name(1_500);
+    let told: Vec<&str> = text.lines().filter(|line| line.starts_with("streamer_tenant_subscriptions{")).collect();
+    assert_eq!(told.len(), names::NAMES_MAX);
+    assert_eq!(told[0], "streamer_tenant_subscriptions{tenant=\"t1499\"} 1499");
+    for line in [
+        "streamer_tenants_left_out 500",
+        "streamer_gateways_left_out 0",
+        "streamer_gateway_subscriptions{gateway=\"g\"} 1",
+        "streamer_hot_collection_changes{tenant=\"t\",collection=\"c\"} 7",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+}
+
 #[test]
 fn the_page_of_metrics_has_each_metric_and_no_other() {
     let page = file("docs/metrics.md");
@@ -75,7 +104,9 @@ fn the_page_of_metrics_has_each_metric_and_no_other() {
             (cells[0].trim_matches('`').to_owned(), (cells[1].to_owned(), labels.collect()))
         })
         .collect();
-    assert_eq!(documented, metrics_of(&rendered("main")));
+    let mut there = metrics_of(&rendered("main"));
+    there.extend(metrics_of(&by_name(3)));
+    assert_eq!(documented, there);
 }
 
 /// Each alert has a section that tells what to do, and no section is of an alert that is no more.
