@@ -150,7 +150,7 @@ pub(super) fn hot_places(state: &NodeState) -> Vec<LiveHot> {
         told.collect::<Vec<_>>()
     };
     let mut all: Vec<LiveHot> = state.shards.iter().enumerate().flat_map(of_shard).collect();
-    all.sort_by(|a, b| b.changes_per_s.cmp(&a.changes_per_s));
+    all.sort_by_key(|hot| std::cmp::Reverse(hot.changes_per_s));
     all.truncate(HOT_TOLD);
     all
 }
