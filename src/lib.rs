@@ -10,5 +10,7 @@ pub mod doctor;
 pub mod ingest;
 pub mod memory;
 pub mod node;
+pub mod reload;
 pub mod service;
+pub mod telemetry;
 pub mod tls;

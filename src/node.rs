@@ -5,6 +5,8 @@
 //! time of its own, with everything delivered on meanwhile; then the ingest thread stops reading, what was read is flushed, the shards
 //! end their sessions, the ingest thread writes the last checkpoint of what they settled, the control side ends.
 
+mod settings;
+
 use std::{
     fs::{File, TryLockError},
     io,
@@ -17,19 +19,21 @@ use std::{
 
 use rand::Rng;
 use shards::{
-    BackendConfig, BareDeletes, FilterConfig, ShardConfig,
+    Reload,
     driver::{
-        CellSignal, FilterBuilder, QuicConfig, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
-        StartError as ShardStartError, StatsSnapshot, gso_self_test,
+        CellSignal, FilterBuilder, ShardFailed, ShardHandle, ShardThread, ShardThreadConfig,
+        StartError as ShardStartError, StatsSnapshot,
     },
 };
 use tokio::sync::watch;
-use wire::{BackendId, Epoch, ShardAddress, SlotTable};
+use wire::{Epoch, ShardAddress, SlotTable};
+
+use self::settings::{quic_config, shard_config, shard_limits, use_gso};
 
 use crate::{
     affinity::{self, Misplaced, Placement},
     checkpoint::{self, CheckpointError},
-    config::{Backend, BackendKind, Config, Deletes, Gso},
+    config::{Backend, BackendKind, Config},
     control::{self, ControlDeps, ControlHandle, Credentials, NodeState, ShardPlace, Topology},
     ingest::{
         core::IngestCore,
@@ -37,12 +41,14 @@ use crate::{
         source::{
             Source,
             embedded::{EmbeddedSource, EmbeddedStore, Retention, StoreError, StoreOptions},
-            mongodb::{MongoSource, PreImages},
+            mongodb::MongoSource,
         },
         status::IngestStatus,
     },
     memory,
-    tls::{self, CertificateError},
+    reload::{self, Plan, ReloadError},
+    telemetry::Exporter,
+    tls::{self, Certificate, CertificateError},
 };
 
 /// Why a node could not be started.
@@ -95,6 +101,9 @@ pub struct Node {
     topology: Topology,
     stores: Vec<(String, Arc<EmbeddedStore>)>,
     shards: Vec<ShardHandle>,
+    credentials: Credentials,
+    certificate: Certificate,
+    exporter: Option<Exporter>,
     control: ControlHandle,
     ingest: IngestThread,
     ingest_phase: watch::Sender<Phases>,
@@ -169,7 +178,14 @@ impl Node {
         let epoch = Epoch(rand::rng().random());
         let signal = Arc::new(CellSignal::default());
         let (channels, receivers) = control::channels(sockets.len());
-        let credentials = Arc::new(Credentials::of(&config));
+        let credentials = Credentials::of(&config);
+        let exporter = match config.telemetry.otlp_endpoint.as_str() {
+            "" => None,
+            _ => {
+                let exporter = Exporter::start(&config.telemetry, format!("{:032x}", epoch.0));
+                Some(exporter.map_err(|error| NodeError::Thread("streamer-telemetry", error))?)
+            }
+        };
         let filter_builder = FilterBuilder::spawn().map_err(|error| NodeError::Thread("filter-builder", error))?;
         let mut links = Vec::new();
         let mut shards: Vec<ShardHandle> = Vec::new();
@@ -184,13 +200,14 @@ impl Node {
                 socket,
                 tls: certificate.server.clone(),
                 quic: quic_config(&config, gso),
-                authenticator: credentials.clone(),
+                authenticator: Arc::new(credentials.clone()),
                 ring_capacity: config.ingest.ring,
                 signal: signal.clone(),
                 commands: receivers.commands,
                 admissions: receivers.admissions,
                 to_control: receivers.to_control,
                 filter_builder: filter_builder.clone(),
+                samples: exporter.as_ref().map(|exporter| exporter.samples.clone()),
             };
             let (ring, shard) =
                 ShardThread::spawn(thread).map_err(|error| NodeError::Shard { shard: partition, error })?;
@@ -203,9 +220,13 @@ impl Node {
 
         let status = Arc::new(IngestStatus::default());
         let state = Arc::new(NodeState::new(status.clone(), shards.iter().map(|s| s.cells().clone()), started));
+        if let Some(exporter) = &exporter {
+            state.set_telemetry(exporter.counters.clone());
+        }
         let topology = topology(&placement, slots, epoch, &shards, &addresses, &certificate.fingerprint, &config);
         let control = control::start(ControlDeps {
             config: config.clone(),
+            credentials: credentials.clone(),
             listener,
             channels,
             state: state.clone(),
@@ -239,7 +260,48 @@ impl Node {
             started,
         })?;
         let ingest = start_ingest(pump, placement.ingest.clone())?;
-        Ok(Self { config, state, topology, stores, shards, control, ingest, ingest_phase, _folder: folder })
+        Ok(Self {
+            config,
+            state,
+            topology,
+            stores,
+            shards,
+            credentials,
+            certificate,
+            exporter,
+            control,
+            ingest,
+            ingest_phase,
+            _folder: folder,
+        })
+    }
+
+    /// Takes another configuration while running, as far as that is possible: wholly or not at all. `set_log_level` is asked last, and may
+    /// refuse. Gives the keys that have changed.
+    pub fn reload(
+        &mut self,
+        new: Config,
+        set_log_level: impl FnOnce(&str) -> Result<(), String>,
+    ) -> Result<Vec<&'static str>, ReloadError> {
+        let Plan { changed, certificate, revoked } = reload::plan(&self.config, &new)?;
+        memory::check(&new, self.shards.len(), memory::there_is())
+            .map_err(|(key, message)| ReloadError::Memory(format!("{key} {message}")))?;
+        set_log_level(&new.log.level).map_err(ReloadError::LogLevel)?;
+        // From here on nothing can fail.
+        if certificate.fingerprint != self.certificate.fingerprint {
+            tracing::info!(fingerprint = certificate.fingerprint, "new connections see another certificate (SHA-256)");
+            self.state.set_fingerprint(certificate.fingerprint.clone());
+        }
+        self.certificate.replace(certificate);
+        // Before the shards: a hello that is found good after they have ended the sessions of others is by these.
+        self.credentials.replace(&new);
+        self.control.reload(&new);
+        let limits = shard_limits(&new);
+        for shard in &self.shards {
+            shard.reload(Reload { limits, revoked: revoked.clone() });
+        }
+        self.config = Arc::new(new);
+        Ok(changed)
     }
 
     pub fn state(&self) -> &Arc<NodeState> {
@@ -305,7 +367,7 @@ impl Node {
     /// # Errors
     /// When a thread had failed.
     pub fn stop(self) -> Result<(), NodeFailed> {
-        let Self { config, state, shards, mut control, ingest, ingest_phase, stores, .. } = self;
+        let Self { config, state, shards, mut control, exporter, ingest, ingest_phase, stores, .. } = self;
         state.set_stopping();
         let (spread, flush) = (config.node.shutdown_spread, config.node.shutdown_flush);
         tracing::info!(?spread, ?flush, "stopping");
@@ -329,6 +391,9 @@ impl Node {
             if let Err(error) = shard.join() {
                 failed.get_or_insert(NodeFailed::Shard(error));
             }
+        }
+        if let Some(exporter) = exporter {
+            exporter.join();
         }
         ingest_phase.send_replace(Phases::Finished);
         match ingest.join() {
@@ -472,78 +537,6 @@ pub(crate) fn open_source(backend: &Backend) -> Result<Opened, NodeError> {
             Ok((Arc::new(EmbeddedSource::new(&backend.name, store.clone())), Some(store)))
         }
         BackendKind::Mongodb(mongo) => Ok((Arc::new(MongoSource::new(mongo.clone())), None)),
-    }
-}
-
-/// Whether a backend promises a before-image with every update and delete.
-fn promises_before_images(kind: &BackendKind) -> bool {
-    match kind {
-        BackendKind::Embedded(_) => true,
-        BackendKind::Mongodb(mongo) => mongo.pre_images == PreImages::Promised,
-    }
-}
-
-fn shard_config(
-    config: &Config,
-    partition: u16,
-    slots: SlotTable,
-    addresses: &[ShardAddress],
-    epoch: Epoch,
-) -> ShardConfig {
-    let limits = &config.limits;
-    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    let backends = config.backends.iter().map(|backend| BackendConfig {
-        id: BackendId::of_name(&backend.name),
-        before_images: promises_before_images(&backend.kind),
-    });
-    ShardConfig {
-        backends: backends.collect(),
-        mapping: Arc::new(config.mapping.clone()),
-        mapping_name: config.mapping.to_string(),
-        bare_deletes: match config.deletes {
-            Deletes::Unknown => BareDeletes::Unknown,
-            Deletes::Known => BareDeletes::Known,
-        },
-        hash_seed: rand::rng().random(),
-        filter: FilterConfig { false_positive_max: limits.filter_false_positive_max, ..FilterConfig::default() },
-        log_bytes_max: bytes(limits.log_bytes),
-        log_events_max: bytes(limits.log_events),
-        outbox_bytes_max: bytes(limits.outbox_bytes),
-        heartbeat_ms: config.quic.heartbeat.as_millis() as u64,
-        received_deadline_ms: config.quic.received_deadline.as_millis() as u64,
-        ttl_default_s: seconds(limits.ttl_default),
-        ttl_min_s: seconds(limits.ttl_min),
-        ttl_max_s: seconds(limits.ttl_max),
-        subscribe_items_max: limits.subscribe_items,
-        ..ShardConfig::new(partition, slots, addresses.to_vec(), epoch)
-    }
-}
-
-/// Whether segmentation offload is used, and says why not.
-fn use_gso(config: &Config) -> bool {
-    match config.quic.gso {
-        Gso::On => true,
-        Gso::Off => false,
-        Gso::Auto => match gso_self_test(config.quic.listen.value.ip()) {
-            Ok(()) => true,
-            Err(why) => {
-                tracing::warn!("segmentation offload (quic.gso) is not used: {why}. Sending costs more without it");
-                false
-            }
-        },
-    }
-}
-
-fn quic_config(config: &Config, gso: bool) -> QuicConfig {
-    let quic = &config.quic;
-    QuicConfig {
-        idle_timeout_ms: u32::try_from(quic.idle_timeout.as_millis()).unwrap_or(u32::MAX),
-        send_window_bytes: quic.send_window,
-        newcomers_max: usize::try_from(quic.max_incoming).unwrap_or(usize::MAX),
-        sessions_max: usize::try_from(quic.max_sessions).unwrap_or(usize::MAX),
-        gso,
-        ..QuicConfig::default()
     }
 }
 

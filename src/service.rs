@@ -17,6 +17,13 @@ pub fn started() {
     tell(&[NotifyState::Ready, NotifyState::Status("running")]);
 }
 
+/// It takes its configuration again; [`started`] says when it has.
+pub fn reloading() {
+    let mut what = vec![NotifyState::Reloading, NotifyState::Status("reading its configuration again")];
+    what.extend(NotifyState::monotonic_usec_now().ok());
+    tell(&what);
+}
+
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
 }

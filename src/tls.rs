@@ -12,7 +12,12 @@ use std::{
     sync::Arc,
 };
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use arc_swap::ArcSwap;
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
@@ -21,11 +26,32 @@ use crate::config::Config;
 #[derive(Clone, Debug)]
 pub struct Certificate {
     pub server: Arc<rustls::ServerConfig>,
+    /// What its connections are shown, and may be replaced.
+    shown: Arc<Shown>,
     /// SHA-256 of the leaf certificate's DER, in hexadecimal.
     pub fingerprint: String,
     pub chain: Vec<CertificateDer<'static>>,
     /// Whether the node made it for itself.
     pub self_made: bool,
+}
+
+/// The certificate that connections see. One that is replaced is seen by those that come after.
+#[derive(Debug)]
+struct Shown(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl Certificate {
+    /// Has new connections of everybody who was given this one's `server` see another.
+    pub fn replace(&mut self, other: Self) {
+        let Self { shown, fingerprint, chain, self_made, .. } = other;
+        self.shown.0.store(shown.0.load_full());
+        (self.fingerprint, self.chain, self.self_made) = (fingerprint, chain, self_made);
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -85,15 +111,17 @@ pub fn load(certificate: &Path, key: &Path, self_made: bool) -> Result<Certifica
             CertificateError::Unusable { certificate: certificate.into(), key: key.into(), why: error.to_string() }
         }
     };
-    let mut server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let pair = CertifiedKey::from_der(chain.clone(), private, &provider).map_err(unusable)?;
+    let shown = Arc::new(Shown(ArcSwap::from_pointee(pair)));
+    let mut server = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(unusable)?
         .with_no_client_auth()
-        .with_single_cert(chain.clone(), private)
-        .map_err(unusable)?;
+        .with_cert_resolver(shown.clone());
     server.alpn_protocols = vec![wire::ALPN.to_vec()];
     server.max_early_data_size = 0;
-    Ok(Certificate { server: Arc::new(server), fingerprint, chain, self_made })
+    Ok(Certificate { server: Arc::new(server), shown, fingerprint, chain, self_made })
 }
 
 fn make(folder: &Path, certificate: &Path, key: &Path, host: &str) -> Result<(), CertificateError> {

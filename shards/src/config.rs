@@ -131,6 +131,16 @@ impl ShardConfig {
     }
 }
 
+/// What of a shard's configuration may change while it runs. As the fields of [`ShardConfig`] of the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardLimits {
+    pub outbox_bytes_max: usize,
+    pub ttl_default_s: u32,
+    pub ttl_min_s: u32,
+    pub ttl_max_s: u32,
+    pub subscribe_items_max: usize,
+}
+
 /// What may wait in a session or be sent by it without being done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OutboxLimits {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use predicate::Predicate;
 use wire::{Ack, ErrorCode, Registration, Reply, Request, SubscribeItem, SubscriptionKey};
 
-use crate::{FilterBuilt, FromIngest};
+use crate::{FilterBuilt, FromIngest, ShardLimits};
 
 /// Milliseconds of a monotonic clock that the driver owns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,8 +54,18 @@ pub enum Input {
     GoAway {
         within_ms: u32,
     },
+    /// Other limits from here on, and Gateways that may no longer connect.
+    Reload(Reload),
     /// Time passes: expiry, deadlines, heartbeats. At most once every few milliseconds, at least every 100 ms.
     Tick,
+}
+
+/// What is told to a shard that runs when the node's configuration has changed.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    pub limits: ShardLimits,
+    /// Whose token isn't good any more. Their sessions end; what they are owed is kept as for any Gateway that is away.
+    pub revoked: Vec<String>,
 }
 
 /// A subscription that may enter the index.

@@ -20,6 +20,7 @@ use wire::{
 
 use crate::config::OutboxLimits;
 use crate::outbox::Places;
+use crate::sample::Timed;
 use crate::subscription::{PassKey, SubId, Subscription};
 use crate::{Admission, ConnectionId, Refusal};
 
@@ -68,6 +69,8 @@ pub(crate) struct Session {
     pub(crate) batch: Batch,
     /// Those of its subscriptions that are behind, by backend.
     pub(crate) waits: SmallVec<[Waits; 1]>,
+    /// A change that is being timed.
+    pub(crate) sample: Option<Timed>,
 }
 
 /// Subscriptions of a session that are behind for a backend, in the order of their places.
@@ -305,6 +308,7 @@ impl Session {
             answered: 0,
             batch: Batch::default(),
             waits: SmallVec::new(),
+            sample: None,
         }
     }
 

@@ -35,9 +35,11 @@ use crate::config::{STALL_MS, ShardConfig};
 use crate::expired::Expired;
 use crate::filter::Filter;
 use crate::gateway::Gateways;
+use crate::hot::{Hot, HotPlace};
 use crate::index::Index;
 use crate::outbox::{Log, LogLimits, Marks};
 use crate::passes::Passes;
+use crate::sample::Samples;
 use crate::session::{Item, Sent};
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
 use crate::subscription::{GatewayId, Pending, SubId, Subscriptions};
@@ -56,7 +58,7 @@ pub struct Shard {
     log: Log,
     marks: Marks,
     passes: Passes,
-    gateways: Gateways,
+    pub(crate) gateways: Gateways,
     connections: HashMap<ConnectionId, GatewayId>,
     tickets: HashMap<Ticket, Asking>,
     last_ticket: u64,
@@ -75,6 +77,8 @@ pub struct Shard {
     batch: Batch,
     /// What an event is sent for. Empty between two; kept for its memory.
     named: Vec<wire::Target>,
+    pub(crate) samples: Samples,
+    hot: Hot,
 }
 
 /// Whom an answer of the control side is for.
@@ -115,6 +119,8 @@ impl Shard {
             expiry_check_at: now.0 + config.expiry_check_ms,
             batch: Batch::default(),
             named: Vec::new(),
+            samples: Samples::default(),
+            hot: Hot::default(),
             config,
         }
     }
@@ -135,6 +141,7 @@ impl Shard {
             Input::Command(command) => self.on_command(command, out),
             Input::FilterBuilt(built) => self.filter.built(built, self.time),
             Input::GoAway { within_ms } => self.on_go_away(within_ms, out),
+            Input::Reload(reload) => self.on_reload(reload, out),
             Input::Tick => self.on_tick(out),
         }
     }
@@ -187,6 +194,11 @@ impl Shard {
             filter_builds_failed: filter.builds_failed,
             ..self.stats
         }
+    }
+
+    /// The collections with the most changes now.
+    pub fn hot_places(&self) -> Vec<HotPlace> {
+        self.hot.most(HOT_TOLD)
     }
 
     pub fn snapshot_subscriptions(&self) -> SubscriptionCounts {
@@ -344,6 +356,9 @@ impl Shard {
         self.end_session(gateway);
     }
 }
+
+/// Hot collections that are told. The sketch keeps more, so that these are right.
+const HOT_TOLD: usize = 10;
 
 #[cfg(test)]
 mod tests;

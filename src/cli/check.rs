@@ -18,7 +18,7 @@ use crate::{
     affinity,
     config::{BackendKind, Config, Gso, Origin, Problem, Problems, show_size},
     ingest::source::mongodb::redact_uri,
-    memory, tls,
+    memory, reload, tls,
 };
 
 #[derive(Debug, Args)]
@@ -85,6 +85,8 @@ fn on_this_machine(config: &Config) -> Findings {
     if config.is_open() {
         findings.facts.push("open: no [[gateways]] are configured, so the node listens on loopback only".into());
     }
+    let reloading: Vec<&str> = reload::reloading().collect();
+    findings.facts.push(format!("reloads on SIGHUP: {}; all else needs a restart", reloading.join(", ")));
     for backend in &config.backends {
         findings.facts.push(match &backend.kind {
             BackendKind::Embedded(embedded) => {
@@ -299,6 +301,8 @@ mod tests {
         let findings = check(&format!("[node]\ndata_dir = {:?}\n", folder.path().join("a/b/c")));
         assert!(findings.problems.is_empty(), "{findings}");
         assert!(findings.to_string().ends_with("the configuration is fine\n"), "{findings}");
+        let reloading = findings.facts.iter().find(|fact| fact.starts_with("reloads on SIGHUP: ")).unwrap();
+        assert!(reloading.contains("log.level") && !reloading.contains("http.listen"), "{reloading}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
     }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{ConfigFile, Failed, log};
-use crate::{node::Node, service};
+use crate::{config::Problems, control::Reload, node::Node, service};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -16,27 +16,33 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
     let config = args.config.load()?;
-    log::init(&config.log.level, config.log.format);
+    let level = log::init(&config.log.level, config.log.format);
     match &config.file {
         Some(file) => tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting"),
         None => tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting with the built-in configuration"),
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before the node starts, so that a signal while it does is not the default one.
-    let mut signals = runtime.block_on(async { Signals::new() })?;
-    let node = Node::start(config)?;
+    let (mut signals, mut reloads) =
+        runtime.block_on(async { Ok::<_, std::io::Error>((Signals::new()?, signal(SignalKind::hangup())?)) })?;
+    let mut node = Node::start(config)?;
     service::started();
     runtime.block_on(async move {
-        let failed = tokio::select! {
-            told = signals.next() => {
-                tracing::info!(signal = told.name, "told to stop; once more ends it at once");
-                false
+        let mut pulse = service::Pulse::default();
+        let failed = loop {
+            tokio::select! {
+                told = signals.next() => {
+                    tracing::info!(signal = told.name, "told to stop; once more ends it at once");
+                    break false;
+                }
+                () = node.failed() => {
+                    tracing::error!("a thread of the node has ended by itself");
+                    break true;
+                }
+                never = keep_alive(&node, &mut pulse) => match never {},
+                _ = reloads.recv() => {}
             }
-            () = node.failed() => {
-                tracing::error!("a thread of the node has ended by itself");
-                true
-            }
-            never = keep_alive(&node) => match never {},
+            reload(&mut node, &args.config, &level);
         };
         service::stopping();
         let stopping = tokio::task::spawn_blocking(move || node.stop());
@@ -52,11 +58,35 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failed> {
     })
 }
 
+/// Reads the configuration again, and has the node take it. Where that can't be, the node goes on with what it has.
+fn reload(node: &mut Node, file: &ConfigFile, level: &log::Level) {
+    service::reloading();
+    let outcome = match file.load() {
+        Ok(config) => match node.reload(config, |wanted| level.set(wanted)) {
+            Ok(changed) => {
+                tracing::info!(changed = changed.join(", "), "the configuration was read again");
+                Reload::Applied
+            }
+            Err(error) => {
+                tracing::error!("the configuration was read again and nothing of it was taken: {error}");
+                Reload::Refused
+            }
+        },
+        Err(Problems(problems)) => {
+            for problem in problems {
+                tracing::error!("the configuration was read again and nothing of it was taken: {problem}");
+            }
+            Reload::Failed
+        }
+    };
+    node.state().reloaded(outcome);
+    service::started();
+}
+
 /// Tells the service manager that the node lives, as long as each shard's loop turns. One that stands still isn't told of: the service
 /// manager then ends the process, and starts it again.
-async fn keep_alive(node: &Node) -> Infallible {
+async fn keep_alive(node: &Node, pulse: &mut service::Pulse) -> Infallible {
     let Some(every) = service::watchdog_every() else { return std::future::pending().await };
-    let mut pulse = service::Pulse::default();
     loop {
         tokio::time::sleep(every).await;
         match pulse.beats(node.turns()) {

@@ -14,7 +14,7 @@ use ratatui::{
 use tokio::sync::mpsc;
 
 use super::{Failed, print};
-use crate::control::Live;
+use crate::control::{Live, quantile_us};
 
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
@@ -175,18 +175,21 @@ fn draw(frame: &mut Frame<'_>, before: &Live, now: &Live, away: bool) {
             short(rate(now.read_bytes, before.read_bytes)),
         )),
         Line::from(format!(
-            "sessions {}   subscriptions {}   owed {}   checkpoint {age}   gaps {}   resyncs {}",
+            "sessions {}   subscriptions {}   owed {}   lag {}   checkpoint {age}   gaps {}   resyncs {}",
             sum(|shard| shard.sessions, now),
             short(sum(|shard| shard.subscriptions, now) as f64),
             short(sum(|shard| shard.unsettled, now) as f64),
+            duration_us(now.shards.iter().map(|shard| shard.lag_ms).max().unwrap_or(0).saturating_mul(1_000)),
             now.gaps,
             sum(|shard| shard.resyncs, now),
         )),
+        Line::from(format!("read to done: p50 {}   p99 {}", latency(before, now, 0.5), latency(before, now, 0.99))),
         Line::default(),
     ];
     let backends = now.backends.len() as u16 + 2;
-    let [top, middle, bottom] =
-        Layout::vertical([Constraint::Length(4), Constraint::Min(2), Constraint::Length(backends)]).areas(frame.area());
+    let hot = now.hot.len().min(HOT_SHOWN) as u16 + 2;
+    let heights = [Constraint::Length(5), Constraint::Min(2), Constraint::Length(hot), Constraint::Length(backends)];
+    let [top, middle, hottest, bottom] = Layout::vertical(heights).areas(frame.area());
     frame.render_widget(Paragraph::new(head), top);
 
     let shards = now.shards.iter().map(|shard| {
@@ -216,6 +219,14 @@ fn draw(frame: &mut Frame<'_>, before: &Live, now: &Live, away: bool) {
     let widths = [5, 4, 9, 9, 10, 11, 8, 8, 8, 8, 6].map(Constraint::Length);
     frame.render_widget(Table::new(shards, widths).header(Row::new(head).style(Style::new().dim())), middle);
 
+    let hot = now.hot.iter().take(HOT_SHOWN).map(|hot| {
+        let place = format!("{} / {}", hot.tenant, hot.collection);
+        Row::new([place, short(hot.changes_per_s as f64), hot.partition.to_string()])
+    });
+    let widths = [Constraint::Min(24), Constraint::Length(10), Constraint::Length(6)];
+    let head = Row::new(["hot collections", "changes/s", "shard"]).style(Style::new().dim());
+    frame.render_widget(Table::new(hot, widths).header(head), hottest);
+
     let backends = now.backends.iter().map(|backend| {
         let phase = Cell::from(backend.phase.clone());
         let is_read = backend.phase == "reading";
@@ -234,7 +245,7 @@ fn draw(frame: &mut Frame<'_>, before: &Live, now: &Live, away: bool) {
 /// A picture as text.
 fn drawn(before: &Live, now: &Live) -> String {
     let (columns, lines) = PRINTED;
-    let lines = lines.max(now.shards.len() as u16 + now.backends.len() as u16 + 8);
+    let lines = lines.max(now.shards.len() as u16 + now.backends.len() as u16 + HOT_SHOWN as u16 + 11);
     let backend = ratatui::backend::TestBackend::new(columns, lines);
     let Ok(mut terminal) = ratatui::Terminal::new(backend);
     let Ok(_) = terminal.draw(|frame| draw(frame, before, now, false));
@@ -250,6 +261,26 @@ fn drawn(before: &Live, now: &Live) -> String {
         }
     }
     shown.join("\n")
+}
+
+/// Hot collections that there is room for.
+const HOT_SHOWN: usize = 5;
+
+/// The bound that this share of the sampled changes stayed within.
+fn latency(before: &Live, now: &Live, share: f64) -> String {
+    match quantile_us(before, now, share) {
+        None => "–".to_owned(),
+        Some(u64::MAX) => "beyond measure".to_owned(),
+        Some(us) => format!("≤ {}", duration_us(us)),
+    }
+}
+
+fn duration_us(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{} ms", us / 1_000),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
 }
 
 fn uptime(ms: u64) -> String {
@@ -274,7 +305,7 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{LiveBackend, LiveShard};
+    use crate::control::{LiveBackend, LiveHot, LiveShard};
 
     #[test]
     fn a_picture_shows_rates_of_the_time_between() {
@@ -287,12 +318,30 @@ mod tests {
             backends: vec![backend.clone()],
             ..Live::default()
         };
-        let shards = vec![LiveShard { events: 4_000, candidates: 6_000, deliveries: 50_000, ..shard }];
-        let now = Live { at_ms: 63_000, events: 40_000, filtered: 10_000, shards, ..before.clone() };
+        let hot = LiveHot { tenant: "acme".into(), collection: "rooms".into(), changes_per_s: 123, partition: 3 };
+        let shards = vec![LiveShard { lag_ms: 2_500, events: 4_000, candidates: 6_000, deliveries: 50_000, ..shard }];
+        let now = Live {
+            at_ms: 63_000,
+            events: 40_000,
+            filtered: 10_000,
+            shards,
+            hot: vec![hot],
+            latency_counts: vec![0, 98, 2, 0],
+            latency_bounds_us: vec![10, 250, 2_000],
+            ..before.clone()
+        };
         let text = drawn(&before, &now);
-        for expect in
-            ["ready", "up 1 min 3 s", "events/s 20.0 k", "wanted by nobody 25 %", "deliveries/s 25.0 k", "main"]
-        {
+        for expect in [
+            "ready",
+            "up 1 min 3 s",
+            "events/s 20.0 k",
+            "wanted by nobody 25 %",
+            "deliveries/s 25.0 k",
+            "main",
+            "lag 2.5 s",
+            "p50 ≤ 250 µs   p99 ≤ 2 ms",
+            "acme / rooms",
+        ] {
             assert!(text.contains(expect), "{expect} is not in:\n{text}");
         }
         let row = text.lines().find(|line| line.starts_with("3 ")).unwrap();

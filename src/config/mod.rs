@@ -50,6 +50,7 @@ pub struct Config {
     pub ingest: Ingest,
     pub catch_up: CatchUp,
     pub limits: Limits,
+    pub telemetry: Telemetry,
 }
 
 #[derive(Clone, Debug)]
@@ -322,6 +323,13 @@ pub struct Limits {
     pub outbox_bytes: u64,
     /// The share of the changes that reach a shard which may be of what nobody watches any more, 0 to 1.
     pub filter_false_positive_max: f64,
+}
+
+/// Traces of sampled changes.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// Base URL of an OTLP collector over HTTP. Empty: none are made.
+    pub otlp_endpoint: String,
 }
 
 /// Something wrong with the configuration.

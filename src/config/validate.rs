@@ -7,8 +7,8 @@ use wire::BackendId;
 
 use super::{
     Admin, Advertise, Affinity, Backend, BackendKind, CatchUp, Config, Deletes, Embedded, Gateway, Given, Gso,
-    HistoryLost, Http, Ingest, Limits, Log, LogFormat, Node, Origin, Problem, Quic, Runtime, Tenants, Tls, TlsFiles,
-    TokenHash, raw::Table, read::Section,
+    HistoryLost, Http, Ingest, Limits, Log, LogFormat, Node, Origin, Problem, Quic, Runtime, Telemetry, Tenants, Tls,
+    TlsFiles, TokenHash, raw::Table, read::Section,
 };
 use crate::{
     affinity::Cores,
@@ -41,6 +41,7 @@ pub(super) fn validate(file: Option<PathBuf>, table: Table, problems: &mut Vec<P
         ingest: ingest(root.section("ingest")),
         catch_up: catch_up(root.section("catch_up")),
         limits: limits(root.section("limits")),
+        telemetry: telemetry(root.section("telemetry")),
         node,
     };
     (config.mapping, config.deletes) = mapping(root.section("mapping"));
@@ -408,6 +409,17 @@ fn catch_up(mut section: Section<'_>) -> CatchUp {
     let catch_up = CatchUp { halve_within: section.duration("halve_within", 5 * MINUTE, SECOND, DAY) };
     section.finish();
     catch_up
+}
+
+fn telemetry(mut section: Section<'_>) -> Telemetry {
+    let is_there = |text: &str| reqwest::Url::parse(text).is_ok_and(|url| url.scheme() == "http" && url.has_host());
+    let otlp_endpoint = section.parsed("otlp_endpoint", String::new(), |text| match text {
+        "" => Ok(String::new()),
+        text if is_there(text) => Ok(text.to_owned()),
+        _ => Err("is not where traces can be sent; allowed: http://HOST:PORT of a collector on this side of any TLS, or \"\"".into()),
+    });
+    section.finish();
+    Telemetry { otlp_endpoint }
 }
 
 fn limits(mut section: Section<'_>) -> Limits {

@@ -13,6 +13,7 @@
 
 use std::{collections::hash_map::RandomState, hash::BuildHasher, sync::Arc};
 
+use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use predicate::{CompileError, Mapping, Predicate, Source};
 use shards::{Admission, Refusal};
@@ -39,18 +40,22 @@ pub struct Quotas {
 pub struct RegistrarConfig {
     pub mapping: Arc<Mapping>,
     pub shards: u16,
+    pub limits: SharedLimits,
+}
+
+/// What may change while the registrar runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
     pub quotas: Quotas,
     /// Seconds that `ttl_s` may be, apart from 0 for the default.
     pub ttl_min_s: u32,
     pub ttl_max_s: u32,
 }
 
-impl RegistrarConfig {
-    pub fn of(config: &Config, shards: u16) -> Self {
+impl Limits {
+    pub fn of(config: &Config) -> Self {
         let limits = &config.limits;
         Self {
-            mapping: Arc::new(config.mapping.clone()),
-            shards,
             quotas: Quotas {
                 per_gateway: limits.subscriptions_per_gateway,
                 per_tenant: limits.subscriptions_per_tenant,
@@ -59,6 +64,19 @@ impl RegistrarConfig {
             ttl_min_s: u32::try_from(limits.ttl_min.as_secs()).unwrap_or(u32::MAX),
             ttl_max_s: u32::try_from(limits.ttl_max.as_secs()).unwrap_or(u32::MAX),
         }
+    }
+}
+
+/// Read anew for each subscription that is asked for.
+pub type SharedLimits = Arc<ArcSwap<Limits>>;
+
+impl RegistrarConfig {
+    pub fn new(mapping: Arc<Mapping>, shards: u16, limits: Limits) -> Self {
+        Self { mapping, shards, limits: Arc::new(ArcSwap::from_pointee(limits)) }
+    }
+
+    pub fn of(config: &Config, shards: u16) -> Self {
+        Self::new(Arc::new(config.mapping.clone()), shards, Limits::of(config))
     }
 }
 
@@ -247,7 +265,7 @@ impl Registrar {
                  {NAME_BYTES_MAX} bytes, without control characters"
             ));
         }
-        let RegistrarConfig { ttl_min_s, ttl_max_s, .. } = self.config;
+        let Limits { ttl_min_s, ttl_max_s, .. } = **self.config.limits.load();
         if item.ttl_s != 0 && !(ttl_min_s..=ttl_max_s).contains(&item.ttl_s) {
             return invalid(format!("ttl {} is not allowed; allowed: {ttl_min_s} to {ttl_max_s} seconds", item.ttl_s));
         }
@@ -255,7 +273,7 @@ impl Registrar {
     }
 
     fn check_quotas(&self, gateway: &str, tenant: &str) -> Result<(), Refusal> {
-        let Quotas { per_gateway, per_tenant, per_node } = self.config.quotas;
+        let Quotas { per_gateway, per_tenant, per_node } = self.config.limits.load().quotas;
         let count = |counts: &HashMap<String, u64>, name: &str| counts.get(name).copied().unwrap_or(0);
         let full =
             |code, whose: String, quota| Err(refusal(code, format!("{whose} has its {quota} subscriptions already")));
@@ -317,7 +335,7 @@ mod tests {
 
     fn registrar(quotas: Quotas) -> Registrar {
         let mapping = Arc::new(Mapping::syntrix());
-        Registrar::new(RegistrarConfig { mapping, shards: 4, quotas, ttl_min_s: 60, ttl_max_s: 3600 })
+        Registrar::new(RegistrarConfig::new(mapping, 4, Limits { quotas, ttl_min_s: 60, ttl_max_s: 3600 }))
     }
 
     fn admit(

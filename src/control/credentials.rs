@@ -1,13 +1,22 @@
 //! Who somebody is by the token that they show.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::config::{Config, Gateway, Tenants, TokenHash, valid_gateway_name};
 
-/// The configured tokens, by their hashes.
+/// The configured tokens. Clones share them: what replaces them holds for all from the next question on.
 #[derive(Clone, Debug)]
 pub struct Credentials {
+    known: Arc<ArcSwap<Known>>,
+}
+
+/// Tokens by their hashes.
+#[derive(Debug)]
+struct Known {
     gateways: Vec<Gateway>,
     admin: Option<TokenHash>,
 }
@@ -33,17 +42,23 @@ pub enum Denied {
 
 impl Credentials {
     pub fn of(config: &Config) -> Self {
-        Self { gateways: config.gateways.clone(), admin: config.admin.token_sha256 }
+        Self { known: Arc::new(ArcSwap::from_pointee(Known::of(config))) }
+    }
+
+    /// Takes the tokens of this configuration instead.
+    pub fn replace(&self, config: &Config) {
+        self.known.store(Arc::new(Known::of(config)));
     }
 
     /// Whether Gateways need no token: none are configured.
     pub fn is_open(&self) -> bool {
-        self.gateways.is_empty()
+        self.known.load().is_open()
     }
 
     /// Who a Gateway is. `claimed` is the id that it gives itself: needed in open mode, otherwise it must be that of its token.
     pub fn gateway(&self, token: Option<&str>, claimed: Option<&str>) -> Result<Identity, Denied> {
-        if self.is_open() {
+        let known = self.known.load();
+        if known.is_open() {
             let Some(claimed) = claimed else {
                 return Err(Denied::Invalid(
                     "gatewayId is missing; it is needed while no [[gateways]] are configured".into(),
@@ -61,7 +76,7 @@ impl Credentials {
         let hash = hash_token(token);
         // Every hash is compared, in constant time, so that the time taken tells nothing about any of them.
         let mut found = None;
-        for gateway in &self.gateways {
+        for gateway in &known.gateways {
             if bool::from(gateway.token_sha256.0.ct_eq(&hash.0)) {
                 found = Some(gateway);
             }
@@ -79,8 +94,9 @@ impl Credentials {
 
     /// Whether somebody may write documents and read topology and metrics. Without any token configured everybody may.
     pub fn admin(&self, token: Option<&str>) -> Result<(), Denied> {
-        let Some(admin) = &self.admin else {
-            return if self.is_open() {
+        let known = self.known.load();
+        let Some(admin) = &known.admin else {
+            return if known.is_open() {
                 Ok(())
             } else {
                 Err(Denied::Forbidden(
@@ -95,7 +111,7 @@ impl Credentials {
         if bool::from(admin.0.ct_eq(&hash.0)) {
             return Ok(());
         }
-        let is_gateways = self.gateways.iter().any(|gateway| bool::from(gateway.token_sha256.0.ct_eq(&hash.0)));
+        let is_gateways = known.gateways.iter().any(|gateway| bool::from(gateway.token_sha256.0.ct_eq(&hash.0)));
         Err(if is_gateways {
             Denied::Forbidden("a Gateway's token doesn't cover this; the admin token is needed".into())
         } else {
@@ -105,11 +121,22 @@ impl Credentials {
 
     /// The tenants that a Gateway may name, by its name, once it has been let in.
     pub fn tenants_of(&self, gateway: &str) -> Tenants {
-        if self.is_open() {
+        let known = self.known.load();
+        if known.is_open() {
             return Tenants::All;
         }
-        let found = self.gateways.iter().find(|known| known.name == gateway);
+        let found = known.gateways.iter().find(|known| known.name == gateway);
         found.map_or_else(|| Tenants::Only([].into()), |gateway| gateway.tenants.clone())
+    }
+}
+
+impl Known {
+    fn of(config: &Config) -> Self {
+        Self { gateways: config.gateways.clone(), admin: config.admin.token_sha256 }
+    }
+
+    fn is_open(&self) -> bool {
+        self.gateways.is_empty()
     }
 }
 
@@ -125,13 +152,17 @@ mod tests {
     fn credentials(admin: bool) -> Credentials {
         let gateway =
             |name: &str, token: &str, tenants| Gateway { name: name.into(), token_sha256: hash_token(token), tenants };
-        Credentials {
+        of(Known {
             gateways: vec![
                 gateway("g1", "one", Tenants::All),
                 gateway("g2", "two", Tenants::Only(["a".to_owned()].into())),
             ],
             admin: admin.then(|| hash_token("root")),
-        }
+        })
+    }
+
+    fn of(known: Known) -> Credentials {
+        Credentials { known: Arc::new(ArcSwap::from_pointee(known)) }
     }
 
     #[test]
@@ -152,7 +183,7 @@ mod tests {
 
     #[test]
     fn open_mode_takes_the_claim() {
-        let open = Credentials { gateways: Vec::new(), admin: None };
+        let open = of(Known { gateways: Vec::new(), admin: None });
         assert_eq!(open.gateway(None, Some("me")).unwrap(), Identity { gateway: "me".into(), tenants: Tenants::All });
         assert!(matches!(open.gateway(Some("x"), None), Err(Denied::Invalid(_))));
         assert!(matches!(open.gateway(None, Some("a b")), Err(Denied::Invalid(_))));
@@ -167,7 +198,7 @@ mod tests {
         assert!(matches!(with.admin(Some("what")), Err(Denied::Unauthorized(_))));
         assert!(matches!(with.admin(None), Err(Denied::Unauthorized(_))));
         assert!(matches!(credentials(false).admin(Some("one")), Err(Denied::Forbidden(_))));
-        let only_admin = Credentials { gateways: Vec::new(), admin: Some(hash_token("root")) };
+        let only_admin = of(Known { gateways: Vec::new(), admin: Some(hash_token("root")) });
         assert!(matches!(only_admin.admin(None), Err(Denied::Unauthorized(_))));
     }
 }

@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{NodeState, Topology};
+use shards::driver::LATENCY_BOUNDS_NS;
+
+use super::state::{NodeState, ShardState, Topology};
+use crate::ingest::status::IngestPicture;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Live {
@@ -22,6 +25,20 @@ pub struct Live {
     pub checkpoint_age_ms: Option<u64>,
     pub backends: Vec<LiveBackend>,
     pub shards: Vec<LiveShard>,
+    /// Collections with the most changes now, most first.
+    pub hot: Vec<LiveHot>,
+    /// End-to-end latencies of sampled changes since the start: how many took at most as long as the bound of the same place, and
+    /// longer than the one before; the last, longer than all.
+    pub latency_counts: Vec<u64>,
+    pub latency_bounds_us: Vec<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LiveHot {
+    pub tenant: String,
+    pub collection: String,
+    pub changes_per_s: u64,
+    pub partition: u16,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +74,8 @@ pub struct LiveShard {
     pub ring_waits: u64,
     pub resyncs: u64,
     pub passes_slow: u64,
+    /// How much earlier than what was read last is what it has settled, of the backend of which that is most.
+    pub lag_ms: u64,
 }
 
 impl Live {
@@ -86,6 +105,7 @@ impl Live {
                 ring_waits: stats.ring.waits,
                 resyncs: resyncs.total(),
                 passes_slow: stats.driver.passes_slow,
+                lag_ms: lag_ms(&picture, usize::from(place.partition)),
             }
         });
         Self {
@@ -110,6 +130,81 @@ impl Live {
                 })
                 .collect(),
             shards: shards.collect(),
+            hot: hot_places(state),
+            latency_counts: latency_counts(state),
+            latency_bounds_us: LATENCY_BOUNDS_NS.iter().map(|ns| ns / 1_000).collect(),
         }
+    }
+}
+
+/// Of all shards, those with the most. A collection is on one shard only.
+pub(super) fn hot_places(state: &NodeState) -> Vec<LiveHot> {
+    let of_shard = |(partition, shard): (usize, &ShardState)| {
+        let hot = shard.stats().hot.clone();
+        let told = hot.iter().map(|hot| LiveHot {
+            tenant: hot.tenant.clone(),
+            collection: hot.collection.clone(),
+            changes_per_s: hot.changes_per_s,
+            partition: partition as u16,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let mut all: Vec<LiveHot> = state.shards.iter().enumerate().flat_map(of_shard).collect();
+    all.sort_by_key(|hot| std::cmp::Reverse(hot.changes_per_s));
+    all.truncate(HOT_TOLD);
+    all
+}
+
+fn latency_counts(state: &NodeState) -> Vec<u64> {
+    let mut sum = vec![0; LATENCY_BOUNDS_NS.len() + 1];
+    for shard in &state.shards {
+        let counts = shard.stats().latencies.end_to_end.counts;
+        sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    sum
+}
+
+fn lag_ms(picture: &IngestPicture, shard: usize) -> u64 {
+    let lags = picture.backends.iter().filter_map(|backend| backend.settled_lag.get(shard));
+    lags.max().map_or(0, |lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The bound, in microseconds, that this share of the changes between two pictures stayed within. `None` where there were none;
+/// `u64::MAX` where it is above all bounds.
+pub fn quantile_us(before: &Live, now: &Live, share: f64) -> Option<u64> {
+    let before = before.latency_counts.iter().copied().chain(std::iter::repeat(0));
+    let counts: Vec<u64> =
+        now.latency_counts.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
+    let all: u64 = counts.iter().sum();
+    let wanted = ((all as f64 * share).ceil() as u64).max(1);
+    let mut sum = 0;
+    let at = counts.iter().position(|count| {
+        sum += count;
+        sum >= wanted
+    })?;
+    Some(now.latency_bounds_us.get(at).copied().unwrap_or(u64::MAX))
+}
+
+/// Hot collections that are told.
+const HOT_TOLD: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_of_the_time_between() {
+        let bounds = vec![10, 100, 1_000];
+        let live = |counts: [u64; 4]| Live {
+            latency_counts: counts.into(),
+            latency_bounds_us: bounds.clone(),
+            ..Live::default()
+        };
+        let (before, now) = (live([1_000, 0, 0, 0]), live([1_000, 98, 1, 1]));
+        assert_eq!(quantile_us(&before, &now, 0.5), Some(100));
+        assert_eq!(quantile_us(&before, &now, 0.99), Some(1_000));
+        assert_eq!(quantile_us(&before, &now, 1.0), Some(u64::MAX));
+        assert_eq!(quantile_us(&now, &now, 0.5), None);
+        assert_eq!(quantile_us(&Live::default(), &now, 0.5), Some(10));
     }
 }

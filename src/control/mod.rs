@@ -25,11 +25,11 @@ mod state;
 use std::net::IpAddr;
 
 pub use credentials::{Credentials, hash_token};
-pub use live::{Live, LiveBackend, LiveShard};
+pub use live::{Live, LiveBackend, LiveHot, LiveShard, quantile_us};
 pub use metrics::metric_of;
 pub use registry::{ShardChannels, ShardReceivers, ShardSenders, channels};
 pub use server::{ControlDeps, ControlHandle, StartError, start};
-pub use state::{Health, NodeState, ShardPlace, Topology};
+pub use state::{Health, NodeState, Reload, ShardPlace, Topology};
 
 /// Whether `host` or `host:port` is a name or address of this machine's loopback.
 pub fn names_loopback(host: &str) -> bool {

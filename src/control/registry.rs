@@ -304,7 +304,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         config::{Config, Tenants},
-        control::admission::Quotas,
+        control::admission::{Limits, Quotas},
     };
 
     pub(crate) fn item(tenant: &str, id: &str, collection: &str) -> SubscribeItem {
@@ -323,7 +323,8 @@ pub(super) mod tests {
 
     fn config(shards: u16, per_gateway: u64) -> RegistrarConfig {
         let quotas = Quotas { per_gateway, per_tenant: 1_000, per_node: 1_000 };
-        RegistrarConfig { mapping: Arc::new(Mapping::syntrix()), shards, quotas, ttl_min_s: 60, ttl_max_s: 3600 }
+        let limits = Limits { quotas, ttl_min_s: 60, ttl_max_s: 3600 };
+        RegistrarConfig::new(Arc::new(Mapping::syntrix()), shards, limits)
     }
 
     fn identity() -> Identity {

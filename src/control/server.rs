@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use wire::{ErrorCode, Hello};
 
 use super::{
-    admission::RegistrarConfig,
+    admission::{Limits, RegistrarConfig, SharedLimits},
     credentials::{Credentials, Denied},
     http::{App, router},
     registry::{self, ShardChannels},
@@ -26,6 +26,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the control side is started with.
 pub struct ControlDeps {
     pub config: Arc<Config>,
+    /// Shared with the shards.
+    pub credentials: Credentials,
     /// Bound by the node, so that a port in use is the node's error.
     pub listener: std::net::TcpListener,
     /// The control side's ends of [`registry::channels`].
@@ -48,6 +50,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct ControlHandle {
     local_addr: SocketAddr,
+    limits: SharedLimits,
     stop: Option<oneshot::Sender<()>>,
     control: thread::JoinHandle<()>,
     registrar: thread::JoinHandle<()>,
@@ -57,6 +60,11 @@ impl ControlHandle {
     /// Where HTTP is bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Takes the limits of this configuration instead, for what is asked from now on.
+    pub fn reload(&self, config: &Config) {
+        self.limits.store(Arc::new(Limits::of(config)));
     }
 
     /// Takes no more requests in; those in work end, or are cut off after a few seconds.
@@ -81,21 +89,21 @@ impl ControlHandle {
 
 /// Starts both threads, pinned to the cores that the topology names for control.
 pub fn start(deps: ControlDeps) -> Result<ControlHandle, StartError> {
-    let ControlDeps { config, listener, channels, state, topology, stores } = deps;
+    let ControlDeps { config, credentials, listener, channels, state, topology, stores } = deps;
     let local_addr = listener.local_addr().map_err(StartError::Socket)?;
     listener.set_nonblocking(true).map_err(StartError::Socket)?;
-    let credentials = Credentials::of(&config);
     let shards = topology.slots.shards;
     let cores = topology.control_cores.clone();
     let pin = {
         let cores = cores.clone();
         move || pin_here("streamer-registrar", &cores)
     };
-    let (registry, registrar) =
-        registry::start(RegistrarConfig::of(&config, shards), credentials.clone(), channels, pin)
-            .map_err(|error| StartError::Thread("streamer-registrar", error))?;
+    let registrar_config = RegistrarConfig::of(&config, shards);
+    let limits = registrar_config.limits.clone();
+    let (registry, registrar) = registry::start(registrar_config, credentials.clone(), channels, pin)
+        .map_err(|error| StartError::Thread("streamer-registrar", error))?;
     let open = credentials.is_open();
-    let app = Arc::new(App::new(registry, credentials, state, topology, stores, &config));
+    let app = Arc::new(App::new(registry, credentials, state, topology, stores, limits.clone(), &config));
     let router = router(app);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -114,7 +122,7 @@ pub fn start(deps: ControlDeps) -> Result<ControlHandle, StartError> {
     } else {
         info!(address = %local_addr, "HTTP is up");
     }
-    Ok(ControlHandle { local_addr, stop: Some(stop), control, registrar })
+    Ok(ControlHandle { local_addr, limits, stop: Some(stop), control, registrar })
 }
 
 async fn serve(listener: std::net::TcpListener, router: Router, stopped: oneshot::Receiver<()>) {

@@ -3,17 +3,21 @@
 use std::{
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use shards::driver::{Cells, StatsSnapshot};
 use wire::{Epoch, SlotTable};
 
-use crate::ingest::status::{CatchUpStatus, IngestStatus, Phase};
+use crate::{
+    ingest::status::{CatchUpStatus, IngestStatus, Phase},
+    telemetry::TelemetryCounters,
+};
 
 /// The node as it is now. The node's threads write, the control thread reads.
 #[derive(Debug)]
@@ -24,6 +28,33 @@ pub struct NodeState {
     /// The process's clock, from which the milliseconds in [`IngestStatus`] count.
     pub started: Instant,
     stopping: AtomicBool,
+    reloads: [AtomicU64; Reload::ALL.len()],
+    /// Where traces are exported.
+    telemetry: OnceLock<Arc<TelemetryCounters>>,
+    /// Of the certificate that Gateways see now, where it is another than at the start.
+    fingerprint: ArcSwapOption<String>,
+}
+
+/// What became of a reload of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    Applied,
+    /// Something in it can't be had while the node runs.
+    Refused,
+    /// It is wrong.
+    Failed,
+}
+
+impl Reload {
+    pub const ALL: [Self; 3] = [Self::Applied, Self::Refused, Self::Failed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// How a shard's latest counters are read.
@@ -49,7 +80,15 @@ impl NodeState {
 
     fn reading(ingest: Arc<IngestStatus>, readers: impl Iterator<Item = StatsReader>, started: Instant) -> Self {
         let shards = readers.map(|stats| ShardState { stats, alive: AtomicBool::new(true) }).collect();
-        Self { ingest, shards, started, stopping: AtomicBool::new(false) }
+        Self {
+            ingest,
+            shards,
+            started,
+            stopping: AtomicBool::new(false),
+            reloads: Default::default(),
+            telemetry: OnceLock::new(),
+            fingerprint: ArcSwapOption::empty(),
+        }
     }
 
     /// A node of shards that have counted nothing.
@@ -59,6 +98,13 @@ impl NodeState {
         Self::reading(ingest, (0..shards).map(|_| reader()), Instant::now())
     }
 
+    /// A node of one shard that has counted this.
+    #[cfg(test)]
+    pub(super) fn with_stats(ingest: Arc<IngestStatus>, stats: StatsSnapshot) -> Self {
+        let stats = Arc::new(stats);
+        Self::reading(ingest, std::iter::once(Box::new(move || stats.clone()) as StatsReader), Instant::now())
+    }
+
     /// From here on the node isn't ready.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Relaxed);
@@ -66,6 +112,36 @@ impl NodeState {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)
+    }
+
+    /// Told once.
+    pub fn set_telemetry(&self, counters: Arc<TelemetryCounters>) {
+        let _ = self.telemetry.set(counters);
+    }
+
+    /// Traces that the collector has taken, and that it hasn't.
+    pub fn traces(&self) -> (u64, u64) {
+        self.telemetry
+            .get()
+            .map_or((0, 0), |counters| (counters.exported.load(Relaxed), counters.refused.load(Relaxed)))
+    }
+
+    pub fn reloaded(&self, outcome: Reload) {
+        self.reloads[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn reloads(&self, outcome: Reload) -> u64 {
+        self.reloads[outcome as usize].load(Relaxed)
+    }
+
+    /// Gateways see a certificate of this fingerprint from now on.
+    pub fn set_fingerprint(&self, fingerprint: String) {
+        self.fingerprint.store(Some(Arc::new(fingerprint)));
+    }
+
+    /// `None`: that of the start, see [`Topology`].
+    pub fn fingerprint(&self) -> Option<Arc<String>> {
+        self.fingerprint.load_full()
     }
 
     /// The thread of this shard has ended.
@@ -252,7 +328,7 @@ pub struct Topology {
     pub shards: Vec<ShardPlace>,
     pub ingest_cores: Vec<usize>,
     pub control_cores: Vec<usize>,
-    /// SHA-256 of the certificate that Gateways see, in hexadecimal.
+    /// SHA-256 of the certificate that Gateways see at the start, in hexadecimal; [`NodeState::fingerprint`] has what came after.
     pub fingerprint: String,
     /// A preset's name, or the mapping as JSON.
     pub mapping: String,

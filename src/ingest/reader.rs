@@ -5,6 +5,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use shards::{Nanos, driver::now_nanos};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinHandle,
@@ -24,6 +25,8 @@ pub(super) const READ_AHEAD: usize = 1;
 pub(super) struct FromReader {
     pub(super) backend: usize,
     pub(super) attempt: u64,
+    /// When it had this in hand.
+    pub(super) said_at: Nanos,
     pub(super) what: Said,
 }
 
@@ -79,7 +82,7 @@ pub(super) fn identify(
             Err(error) => Said::Failed(error),
         };
         // The pump is gone only while the node stops.
-        let _ = to_pump.send(FromReader { backend, attempt, what }).await;
+        let _ = to_pump.send(FromReader { backend, attempt, said_at: now_nanos(), what }).await;
     })
 }
 
@@ -95,7 +98,8 @@ pub(super) fn read(reading: Reading, to_pump: mpsc::Sender<FromReader>) -> JoinH
 impl Reading {
     /// False once the pump is gone.
     async fn say(&self, to_pump: &mpsc::Sender<FromReader>, what: Said) -> bool {
-        to_pump.send(FromReader { backend: self.backend, attempt: self.attempt, what }).await.is_ok()
+        let said = FromReader { backend: self.backend, attempt: self.attempt, said_at: now_nanos(), what };
+        to_pump.send(said).await.is_ok()
     }
 
     /// Returns what is to be said last; `None` once the pump is gone.

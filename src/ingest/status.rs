@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use shards::driver::Histogram;
 use wire::Position;
 
 use super::{catch_up::CatchUpCounters, core::IngestCounters};
@@ -61,6 +62,8 @@ pub struct BackendStatus {
     /// How long its source has told nothing, though it should have: an alarm. `None` while it does.
     pub stalled: Option<Duration>,
     pub catch_up: CatchUpStatus,
+    /// By the shard's index: how much earlier than what was read last is what the shard has settled, by the source's clock.
+    pub settled_lag: Vec<Duration>,
 }
 
 /// What the catch-up cursor of a backend is doing.
@@ -79,6 +82,8 @@ pub struct CatchUpStatus {
 pub struct IngestPicture {
     pub backends: Vec<BackendStatus>,
     pub counters: IngestCounters,
+    /// From the source's batch in hand to all of it in the rings, a batch.
+    pub latency: Histogram,
     /// Times that reading waited for room in a shard's ring, by shard.
     pub ring_full: Vec<u64>,
     pub checkpoints_written: u64,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use predicate::Mapping;
 use streamer::{
     config::Tenants,
-    control::admission::{Moved, Quotas, Registrar, RegistrarConfig},
+    control::admission::{Limits, Moved, Quotas, Registrar, RegistrarConfig},
 };
 use workload::matching::{MatchSource, Shape, Test, Workload, World};
 
@@ -69,7 +69,7 @@ fn index(world: &World) -> (Duration, usize) {
 fn registrar(mapping: Arc<Mapping>) -> Registrar {
     let quota = u64::MAX;
     let quotas = Quotas { per_gateway: quota, per_tenant: quota, per_node: quota };
-    Registrar::new(RegistrarConfig { mapping, shards: 1, quotas, ttl_min_s: 60, ttl_max_s: 3_600 })
+    Registrar::new(RegistrarConfig::new(mapping, 1, Limits { quotas, ttl_min_s: 60, ttl_max_s: 3_600 }))
 }
 
 /// The control side's part alone.

@@ -4,8 +4,8 @@ use bytes::BytesMut;
 use wire::Positions;
 
 use crate::{
-    CatchUpWanted, ConnectionId, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, Shard, ShardStats,
-    SubscriptionCounts, SyncState,
+    CatchUpWanted, ConnectionId, FilterSnapshot, FilterStep, FromIngest, HotPlace, Input, Millis, Output, Sample,
+    Shard, ShardStats, SubscriptionCounts, SyncState,
 };
 
 pub(super) trait Core: 'static {
@@ -25,6 +25,20 @@ pub(super) trait Core: 'static {
     fn catch_up_version(&self) -> u64;
     fn catch_up_wanted(&self) -> CatchUpWanted;
     fn stats(&self) -> ShardStats;
+    fn hot_places(&self) -> Vec<HotPlace> {
+        Vec::new()
+    }
+    /// See [`crate::Sample`].
+    fn follow(&mut self, _sample: Sample) {}
+    fn matched_sample(&mut self) -> Option<&mut Sample> {
+        None
+    }
+    fn sent_sample(&mut self) -> Option<&mut Sample> {
+        None
+    }
+    fn done_sample(&mut self) -> Option<Sample> {
+        None
+    }
     /// Walks over all subscriptions.
     fn count_subscriptions(&self) -> SubscriptionCounts;
 }
@@ -76,6 +90,26 @@ impl Core for Shard {
 
     fn stats(&self) -> ShardStats {
         Shard::stats(self)
+    }
+
+    fn hot_places(&self) -> Vec<HotPlace> {
+        Shard::hot_places(self)
+    }
+
+    fn follow(&mut self, sample: Sample) {
+        Shard::follow(self, sample);
+    }
+
+    fn matched_sample(&mut self) -> Option<&mut Sample> {
+        Shard::matched_sample(self)
+    }
+
+    fn sent_sample(&mut self) -> Option<&mut Sample> {
+        Shard::sent_sample(self)
+    }
+
+    fn done_sample(&mut self) -> Option<Sample> {
+        Shard::done_sample(self)
     }
 
     fn count_subscriptions(&self) -> SubscriptionCounts {

@@ -10,15 +10,27 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     rc::Rc,
+    sync::Arc,
     time::Instant,
 };
 
 use bytes::BytesMut;
 use tracing::debug;
-use wire::{ErrorCode, MAX_UNANSWERED_REQUESTS, Reply, Request, SubscribeItem, SubscriptionKey};
+use wire::{Ack, ErrorCode, MAX_UNANSWERED_REQUESTS, Reply, Request, SubscribeItem, SubscriptionKey};
 
-use super::{cells::CellWriter, core::Core, executor::Executor, local::LocalEvent, ring::RingStats, stats::*};
-use crate::{CommandId, CommandReply, ConnectionId, FilterStep, FromIngest, Input, Millis, Output, Refusal, Ticket};
+use super::{
+    cells::CellWriter,
+    core::Core,
+    executor::Executor,
+    latency::{DoneSample, Latencies, now},
+    local::LocalEvent,
+    ring::{Marked, RingStats},
+    stats::*,
+};
+use crate::{
+    CommandId, CommandReply, ConnectionId, FilterStep, FromIngest, HotPlace, Input, Millis, Nanos, Output, Refusal,
+    Sample, Ticket,
+};
 
 /// From a shard to the control thread.
 #[derive(Debug)]
@@ -74,11 +86,20 @@ pub(super) struct Hub<C> {
     /// A connection has left.
     pub(super) left: LocalEvent,
     pub(super) counters: Counters,
+    latencies: RefCell<Latencies>,
+    hot: RefCell<Arc<[HotPlace]>>,
+    samples: Option<flume::Sender<DoneSample>>,
     executor: Rc<Executor>,
 }
 
 impl<C: Core> Hub<C> {
-    pub(super) fn new(partition: u16, body_bytes_max: usize, core: C, executor: Rc<Executor>) -> Self {
+    pub(super) fn new(
+        partition: u16,
+        body_bytes_max: usize,
+        core: C,
+        executor: Rc<Executor>,
+        samples: Option<flume::Sender<DoneSample>>,
+    ) -> Self {
         Self {
             partition,
             body_bytes_max,
@@ -95,6 +116,9 @@ impl<C: Core> Hub<C> {
             stirred: LocalEvent::default(),
             left: LocalEvent::default(),
             counters: Counters::default(),
+            latencies: RefCell::default(),
+            hot: RefCell::default(),
+            samples,
             executor,
         }
     }
@@ -120,16 +144,39 @@ impl<C: Core> Hub<C> {
         self.stirred.set();
     }
 
-    /// Items of the ring, as many as `drain` hands out.
-    pub(super) fn ingest(&self, drain: impl FnOnce(&mut dyn FnMut(FromIngest)) -> usize) -> usize {
+    /// The same for an ack, which may be the end of what is timed.
+    pub(super) fn ack(&self, connection: ConnectionId, ack: Ack) {
+        self.input(Input::Ack { connection, ack });
+        if let Some(sample) = self.core.borrow_mut().done_sample() {
+            let done_at = now();
+            let mut latencies = self.latencies.borrow_mut();
+            latencies.ack.observe(done_at.since(sample.sent_at));
+            latencies.end_to_end.observe(done_at.since(sample.read_at));
+            if let Some(samples) = &self.samples
+                && samples.try_send(DoneSample { sample, partition: self.partition, done_at }).is_err()
+            {
+                self.counters.samples_dropped.add(1);
+            }
+        }
+    }
+
+    /// Items of the ring, as many as `drain` hands out. It gives the one that is to be timed, if one is.
+    pub(super) fn ingest(&self, drain: impl FnOnce(&mut dyn FnMut(FromIngest)) -> Option<Marked>) -> usize {
         if self.executor.has_failed() {
             return 0;
         }
         let now = self.now();
         let mut items = self.items.borrow_mut();
-        let count = drain(&mut |item| items.push(item));
+        let marked = drain(&mut |item| items.push(item));
+        let count = items.len();
         if count > 0 {
-            self.core.borrow_mut().ingest(&mut items, now, &mut self.outputs.borrow_mut());
+            let mut core = self.core.borrow_mut();
+            let sample = marked.and_then(|marked| sample(&items, &marked));
+            sample.inspect(|sample| core.follow(*sample));
+            core.ingest(&mut items, now, &mut self.outputs.borrow_mut());
+            if let Some(sample) = sample {
+                self.matched(&mut *core, &sample);
+            }
         }
         self.dispatch();
         count
@@ -150,7 +197,23 @@ impl<C: Core> Hub<C> {
         if self.executor.has_failed() {
             return 0;
         }
-        self.core.borrow_mut().fill(connection, self.now(), bytes_max, buffer)
+        let mut core = self.core.borrow_mut();
+        let bytes = core.fill(connection, self.now(), bytes_max, buffer);
+        if let Some(sample) = core.sent_sample() {
+            sample.sent_at = now();
+            self.latencies.borrow_mut().send.observe(sample.sent_at.since(sample.matched_at));
+        }
+        bytes
+    }
+
+    fn matched(&self, core: &mut C, sample: &Sample) {
+        let now = now();
+        let mut latencies = self.latencies.borrow_mut();
+        latencies.queue.observe(sample.taken_at.since(sample.pushed_at));
+        latencies.matching.observe(now.since(sample.taken_at));
+        if let Some(sample) = core.matched_sample() {
+            sample.matched_at = now;
+        }
     }
 
     pub(super) fn publish(&self, cells: &mut CellWriter) {
@@ -180,7 +243,13 @@ impl<C: Core> Hub<C> {
             ..self.counters.snapshot()
         };
         let shard = self.core.borrow().stats();
-        cells.stats(StatsSnapshot { shard, driver, ring });
+        let latencies = *self.latencies.borrow();
+        cells.stats(StatsSnapshot { shard, driver, ring, latencies, hot: self.hot.borrow().clone() });
+    }
+
+    /// What is told with the counters from here on, and is dearer than these.
+    pub(super) fn note_hot(&self) {
+        self.hot.replace(self.core.borrow().hot_places().into());
     }
 
     /// Only when somebody has asked for it: it walks over all subscriptions.
@@ -289,6 +358,20 @@ impl<C: Core> Hub<C> {
         // The memory goes back, the items are gone.
         self.outputs.replace(outputs);
     }
+}
+
+/// The change that the ingest thread has marked, if it is one that a shard follows.
+fn sample(items: &[FromIngest], marked: &Marked) -> Option<Sample> {
+    let at = items.len().checked_sub(1 + marked.behind)?;
+    let FromIngest::Change(change) = items.get(at)? else { return None };
+    Some(Sample {
+        position: change.position,
+        read_at: marked.read_at,
+        pushed_at: marked.pushed_at,
+        taken_at: now(),
+        matched_at: Nanos::default(),
+        sent_at: Nanos::default(),
+    })
 }
 
 /// What the tasks of one connection share with the rest of the shard.

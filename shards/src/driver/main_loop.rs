@@ -23,7 +23,7 @@ use super::{
     hub::{FromShard, Hub},
     ring::RingConsumer,
 };
-use crate::{Command, FilterBuilt, FilterStep, FromIngest, Input};
+use crate::{Command, FilterBuilt, FilterStep, FromIngest, Input, Reload};
 
 /// Items of the ring a pass. Large enough to amortize a pass, small enough for the network to have its turn every fraction of
 /// a millisecond.
@@ -58,6 +58,7 @@ pub(super) struct MainLoop<C: Core> {
     pub(super) to_control: Outbox,
     pub(super) filter_builder: FilterClient,
     pub(super) filters_built: Inbox<FilterBuilt>,
+    pub(super) reloads: Inbox<Reload>,
     pub(super) stop: Inbox<Ending>,
     pub(super) cells: CellWriter,
 }
@@ -91,6 +92,7 @@ impl<C: Core> MainLoop<C> {
                 next_stats = began + STATS_EVERY;
             }
             if began >= next_count {
+                self.hub.note_hot();
                 self.hub.publish_subscriptions(&mut self.cells);
                 next_count = began + COUNT_EVERY;
             }
@@ -122,8 +124,11 @@ impl<C: Core> MainLoop<C> {
 
     /// Whether there was anything.
     fn take_in(&mut self) -> bool {
-        let Self { hub, ring, commands, admissions, filters_built, .. } = self;
-        let mut count = hub.ingest(|mut take| ring.drain(RING_PER_PASS, &mut take));
+        let Self { hub, ring, commands, admissions, filters_built, reloads, .. } = self;
+        let mut count = hub.ingest(|mut take| {
+            ring.drain(RING_PER_PASS, &mut take);
+            ring.marked()
+        });
         for _ in 0..ADMISSIONS_PER_PASS {
             let Some((ticket, results)) = admissions.take() else { break };
             hub.input(Input::Admitted { ticket, results });
@@ -132,6 +137,10 @@ impl<C: Core> MainLoop<C> {
         for _ in 0..COMMANDS_PER_PASS {
             let Some(command) = commands.take() else { break };
             hub.input(Input::Command(command));
+            count += 1;
+        }
+        if let Some(reload) = reloads.take() {
+            hub.input(Input::Reload(reload));
             count += 1;
         }
         if let Some(built) = filters_built.take() {
@@ -168,7 +177,7 @@ impl<C: Core> MainLoop<C> {
 
     /// Waits for anything to do. What it took while it waited is kept for the next pass.
     async fn park(&mut self, until_tick: Duration) {
-        let Self { hub, executor, ring, commands, admissions, to_control, filters_built, stop, .. } = self;
+        let Self { hub, executor, ring, commands, admissions, to_control, filters_built, reloads, stop, .. } = self;
         let ring = async {
             if ring.is_finished() {
                 // The ingest thread has ended. This shard goes on until it is told so.
@@ -183,6 +192,7 @@ impl<C: Core> MainLoop<C> {
             () = admissions.wait() => {}
             () = commands.wait() => {}
             () = filters_built.wait() => {}
+            () = reloads.wait() => {}
             () = to_control.sent() => {}
             () = executor.failed() => {}
             () = stop.wait() => {}

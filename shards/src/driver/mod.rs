@@ -9,6 +9,7 @@
 //! | glommio or tokio, pinning, panics | `executor` |
 //! | where filters are built | `filter_builder` |
 //! | ingest thread → shard | `ring` |
+//! | how long a change takes | `latency`, and `sample.rs` for what is timed |
 //! | shard → ingest and control thread | `cells` |
 //!
 //! Invariants:
@@ -21,6 +22,7 @@ mod core;
 mod executor;
 mod filter_builder;
 mod hub;
+mod latency;
 mod local;
 mod main_loop;
 mod quic;
@@ -33,6 +35,7 @@ pub use self::{
     executor::{ExecutorError, Preflight, RuntimeChoice, RuntimeKind, RuntimeUnavailable, RuntimeUsed, UnknownRuntime},
     filter_builder::FilterBuilder,
     hub::FromShard,
+    latency::{DoneSample, Histogram, LATENCY_BOUNDS_NS, Latencies, now as now_nanos},
     quic::{Authenticator, AuthorizedGateway, QuicConfig, SocketBuffers, TlsError, gso_self_test},
     ring::{Closed, PushError, RingConsumer, RingProducer, RingStats, ring},
     stats::{DriverStats, StatsSnapshot},

@@ -22,6 +22,8 @@ use std::{
 use atomic_waker::AtomicWaker;
 use crossbeam::{queue::ArrayQueue, utils::CachePadded};
 
+use crate::Nanos;
+
 /// Makes a ring of `capacity` items (at least 1). `name` is what metrics and logs call it.
 pub fn ring<T>(name: impl Into<String>, capacity: usize) -> (RingProducer<T>, RingConsumer<T>) {
     let shared = Arc::new(Shared {
@@ -30,6 +32,7 @@ pub fn ring<T>(name: impl Into<String>, capacity: usize) -> (RingProducer<T>, Ri
         pushed: CachePadded::new(AtomicU64::new(0)),
         popped: CachePadded::new(AtomicU64::new(0)),
         waits: AtomicU64::new(0),
+        mark: CachePadded::new(Mark::default()),
         consumer: CachePadded::new(Waiter::default()),
         producer: CachePadded::new(Waiter::default()),
         producer_gone: AtomicBool::new(false),
@@ -56,6 +59,25 @@ pub enum PushError<T> {
     Full(T),
     /// The shard has ended.
     Closed(T),
+}
+
+/// An item that is to be timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// How many items have been popped after it.
+    pub behind: usize,
+    /// As given to [`RingProducer::mark`].
+    pub read_at: Nanos,
+    pub pushed_at: Nanos,
+}
+
+/// The same while it is in the ring.
+#[derive(Debug, Default)]
+struct Mark {
+    /// Which item it is, counted from 1. 0: none is in the ring. The producer writes while it is 0, the consumer reads while it isn't.
+    number: AtomicU64,
+    read_at: AtomicU64,
+    pushed_at: AtomicU64,
 }
 
 /// The shard at the other end has ended.
@@ -85,6 +107,17 @@ impl<T> RingProducer<T> {
         bump(&shared.pushed, 1);
         shared.consumer.notify();
         Ok(())
+    }
+
+    /// Marks the item that is pushed next as one to be timed, unless the last one that was marked is still in the ring.
+    pub fn mark(&mut self, read_at: Nanos, pushed_at: Nanos) {
+        let Shared { mark, pushed, .. } = &*self.shared;
+        if mark.number.load(Ordering::Acquire) == 0 {
+            mark.read_at.store(read_at.0, Ordering::Relaxed);
+            mark.pushed_at.store(pushed_at.0, Ordering::Relaxed);
+            // Before the item itself: whoever pops that sees the mark.
+            mark.number.store(pushed.load(Ordering::Relaxed) + 1, Ordering::Release);
+        }
     }
 
     /// Waits until [`Self::try_push`] has room. Only this end takes room away, so it stays until the next push. May be
@@ -172,6 +205,20 @@ impl<T> RingConsumer<T> {
         count
     }
 
+    /// The item that was to be timed, if it has been popped since the last call.
+    pub fn marked(&mut self) -> Option<Marked> {
+        let Shared { mark, popped, .. } = &*self.shared;
+        let number = mark.number.load(Ordering::Acquire);
+        if number == 0 {
+            return None;
+        }
+        let behind = popped.load(Ordering::Relaxed).checked_sub(number)?;
+        let (read_at, pushed_at) = (mark.read_at.load(Ordering::Relaxed), mark.pushed_at.load(Ordering::Relaxed));
+        mark.number.store(0, Ordering::Release);
+        let behind = usize::try_from(behind).unwrap_or(usize::MAX);
+        Some(Marked { behind, read_at: Nanos(read_at), pushed_at: Nanos(pushed_at) })
+    }
+
     /// Waits until there is something to pop, or until the producer is gone and nothing will come any more.
     pub async fn wait(&mut self) {
         poll_fn(|cx| self.poll_ready(cx)).await;
@@ -227,6 +274,7 @@ struct Shared<T> {
     popped: CachePadded<AtomicU64>,
     /// Written by the producer only.
     waits: AtomicU64,
+    mark: CachePadded<Mark>,
     consumer: CachePadded<Waiter>,
     producer: CachePadded<Waiter>,
     producer_gone: AtomicBool,
@@ -296,6 +344,26 @@ mod tests {
 
     fn block_on<F: Future>(future: F) -> F::Output {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_mark_is_that_of_the_item_pushed_next_and_one_at_a_time() {
+        let (mut producer, mut consumer) = ring("test", 8);
+        producer.try_push(0).unwrap();
+        producer.mark(Nanos(1), Nanos(2));
+        producer.try_push(1).unwrap();
+        producer.mark(Nanos(7), Nanos(8));
+        producer.try_push(2).unwrap();
+        assert_eq!(consumer.pop(), Some(0));
+        assert_eq!(consumer.marked(), None, "it is still in the ring");
+        assert_eq!(consumer.drain(2, |_| ()), 2);
+        assert_eq!(consumer.marked(), Some(Marked { behind: 1, read_at: Nanos(1), pushed_at: Nanos(2) }));
+        assert_eq!(consumer.marked(), None);
+        producer.mark(Nanos(9), Nanos(9));
+        assert_eq!(consumer.marked(), None, "it hasn't been pushed");
+        producer.try_push(3).unwrap();
+        consumer.pop();
+        assert_eq!(consumer.marked(), Some(Marked { behind: 0, read_at: Nanos(9), pushed_at: Nanos(9) }));
     }
 
     #[test]

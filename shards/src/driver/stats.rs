@@ -1,9 +1,9 @@
 //! What the driver counts beside the shard's own counters.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
-use super::ring::RingStats;
-use crate::ShardStats;
+use super::{latency::Latencies, ring::RingStats};
+use crate::{HotPlace, ShardStats};
 
 /// A look at a shard's counters.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +11,9 @@ pub struct StatsSnapshot {
     pub shard: ShardStats,
     pub driver: DriverStats,
     pub ring: RingStats,
+    pub latencies: Latencies,
+    /// About a second old at most.
+    pub hot: Arc<[HotPlace]>,
 }
 
 macro_rules! counters {
@@ -72,6 +75,8 @@ counters! {
     /// Passes that took longer than 100 ms.
     passes_slow,
     ticks,
+    /// Samples that there was no room for with whoever makes traces of them.
+    samples_dropped,
 }
 
 #[derive(Debug, Default)]

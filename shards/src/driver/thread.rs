@@ -15,8 +15,8 @@ use tracing::{info, warn};
 use wire::ErrorCode;
 
 use super::{
-    AdmissionAnswer, Authenticator, CellSignal, Cells, ExecutorError, FilterBuilder, FromShard, Preflight, QuicConfig,
-    RingProducer, RuntimeChoice, RuntimeUsed, SocketBuffers, TlsError,
+    AdmissionAnswer, Authenticator, CellSignal, Cells, DoneSample, ExecutorError, FilterBuilder, FromShard, Preflight,
+    QuicConfig, RingProducer, RuntimeChoice, RuntimeUsed, SocketBuffers, TlsError,
     cells::CellWriter,
     core::Core,
     executor::{self, Executor, panic_message},
@@ -25,7 +25,7 @@ use super::{
     quic,
     ring::{RingConsumer, ring},
 };
-use crate::{Command, FromIngest, Millis, Shard, ShardConfig};
+use crate::{Command, FromIngest, Millis, Reload, Shard, ShardConfig};
 
 /// What a shard's thread is started with.
 pub struct ShardThreadConfig {
@@ -54,6 +54,8 @@ pub struct ShardThreadConfig {
     pub to_control: flume::Sender<FromShard>,
     /// One for all shards.
     pub filter_builder: FilterBuilder,
+    /// Who makes traces of samples, if somebody does. What there is no room for is dropped, and counted.
+    pub samples: Option<flume::Sender<DoneSample>>,
 }
 
 /// A shard's thread could not be started.
@@ -101,6 +103,7 @@ pub struct ShardHandle {
     runtime: RuntimeUsed,
     buffers: SocketBuffers,
     stop: flume::Sender<Ending>,
+    reloads: flume::Sender<Reload>,
     /// Disconnected by the thread's end.
     running: flume::Receiver<Infallible>,
     thread: JoinHandle<Result<(), String>>,
@@ -136,6 +139,12 @@ impl ShardHandle {
         let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
         // Full: it has been asked already. Disconnected: it has ended.
         let _ = self.stop.try_send(Ending::Drain { within_ms });
+    }
+
+    /// Has the shard take other limits, and end the sessions of these Gateways. Waits only while the shard has [`RELOADS_MAX`] before it.
+    pub fn reload(&self, reload: Reload) {
+        // Disconnected: it has ended.
+        let _ = self.reloads.send(reload);
     }
 
     /// Asks the shard to end: it takes no connection in any more, tells its sessions that it is shutting down, flushes them for
@@ -182,18 +191,19 @@ pub(super) fn spawn_core<C: Core>(
     let (producer, consumer) = ring(name.clone(), config.ring_capacity);
     // One of each kind.
     let (stop, stopped) = flume::bounded(2);
+    let (reloads, reloaded) = flume::bounded(RELOADS_MAX);
     let (alive, running) = flume::bounded(0);
     let (report, started) = flume::bounded(1);
     let thread = std::thread::Builder::new()
         .name(name.clone())
         .spawn(move || {
             let _alive: flume::Sender<Infallible> = alive;
-            run_thread(config, identity, make, consumer, stopped, report)
+            run_thread(config, identity, make, consumer, Told { stop: stopped, reloads: reloaded }, report)
         })
         .map_err(StartError::Thread)?;
     match started.recv() {
         Ok(Ok((runtime, cells))) => {
-            let handle = ShardHandle { name, cells, local_addr, runtime, buffers, stop, running, thread };
+            let handle = ShardHandle { name, cells, local_addr, runtime, buffers, stop, reloads, running, thread };
             Ok((producer, handle))
         }
         Ok(Err(error)) => {
@@ -208,6 +218,15 @@ pub(super) fn spawn_core<C: Core>(
     }
 }
 
+/// What the node tells a shard by its handle.
+struct Told {
+    stop: flume::Receiver<Ending>,
+    reloads: flume::Receiver<Reload>,
+}
+
+/// Reloads that a shard may have before it.
+const RELOADS_MAX: usize = 4;
+
 type Started = Result<(RuntimeUsed, Arc<Cells>), StartError>;
 
 fn run_thread<C: Core>(
@@ -215,7 +234,7 @@ fn run_thread<C: Core>(
     identity: Identity,
     make: impl FnOnce(Millis) -> C,
     ring: RingConsumer<FromIngest>,
-    stop: flume::Receiver<Ending>,
+    told: Told,
     report: flume::Sender<Started>,
 ) -> Result<(), String> {
     let preflight = Preflight::check(config.executors);
@@ -234,7 +253,7 @@ fn run_thread<C: Core>(
     let run = || {
         executor.run(|executor| async move {
             let Some((endpoint, mut main_loop)) =
-                open(config, identity, make, ring, stop, report, server, used, &executor)
+                open(config, identity, make, ring, told, report, server, used, &executor)
             else {
                 return;
             };
@@ -256,7 +275,7 @@ fn open<C: Core>(
     identity: Identity,
     make: impl FnOnce(Millis) -> C,
     ring: RingConsumer<FromIngest>,
-    stop: flume::Receiver<Ending>,
+    told: Told,
     report: flume::Sender<Started>,
     server: quinn::ServerConfig,
     used: RuntimeUsed,
@@ -271,7 +290,8 @@ fn open<C: Core>(
     };
     let quic_config = Rc::new(config.quic);
     let core = make(Millis(0));
-    let hub = Rc::new(Hub::new(identity.partition, identity.body_bytes_max, core, Rc::clone(executor)));
+    let hub = Hub::new(identity.partition, identity.body_bytes_max, core, Rc::clone(executor), config.samples);
+    let hub = Rc::new(hub);
     let cells = CellWriter::new(config.signal);
     let (filter_builder, filters_built) = config.filter_builder.client();
     executor.spawn(quic::accept(
@@ -292,7 +312,8 @@ fn open<C: Core>(
         to_control: Outbox::new(config.to_control),
         filter_builder,
         filters_built: Inbox::new(filters_built),
-        stop: Inbox::new(stop),
+        reloads: Inbox::new(told.reloads),
+        stop: Inbox::new(told.stop),
         cells,
     };
     Some((Endpoint { quinn, config: quic_config }, main_loop))

@@ -46,6 +46,7 @@ impl Shard {
         if let Some(session) = self.gateways.session_mut(gateway) {
             if session.last_seq > seq_before {
                 session.unreceived.push_back((session.last_seq, self.time));
+                self.samples.written(gateway, session);
             }
             debug_assert!(written > 0 || session.queue.is_empty(), "something waits and nothing was written");
             if written == 0 {

@@ -137,12 +137,21 @@ impl Shard {
             return;
         }
         self.match_batch(batch);
+        self.note_hot(batch);
         let subs = &self.subs;
         std::hint::black_box(batch.matched.hits.iter().fold(0, |sum, hit| sum ^ subs.touch(hit.slot)));
         for at in 0..batch.changes.len() {
             self.on_change(batch, at, out);
         }
         batch.changes.clear();
+    }
+
+    /// One of those that came together is noted, for all of them.
+    fn note_hot(&mut self, batch: &Batch) {
+        let (change, _) = &batch.changes[0];
+        if let Some(image) = change.after.as_ref().or(change.before.as_ref()) {
+            self.hot.observe(image.place, &image.tenant, &image.collection, batch.changes.len());
+        }
     }
 
     fn match_batch(&mut self, batch: &mut Batch) {

@@ -61,6 +61,9 @@ impl Shard {
             if session.enqueue(Item::Live { number, start: from, end, bytes, marks }) {
                 out.push(Output::Ready { connection: session.connection });
             }
+            if !entry.of_pass {
+                self.samples.queued(&entry.position, number, id, session);
+            }
             if session.holds_more_than(limits, LOW_SHARE) {
                 self.has_swollen(id);
             }

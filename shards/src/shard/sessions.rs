@@ -6,7 +6,7 @@ use super::Shard;
 use super::work::LeftBehind;
 use crate::session::{Item, Sent, Session, Waiting};
 use crate::subscription::{GatewayId, SubId};
-use crate::{ConnectionId, Output};
+use crate::{ConnectionId, Output, Reload, ShardLimits};
 
 impl Shard {
     pub(super) fn on_hello(&mut self, connection: ConnectionId, name: &str, can_verify: bool, out: &mut Vec<Output>) {
@@ -103,6 +103,20 @@ impl Shard {
         }
     }
 
+    pub(super) fn on_reload(&mut self, reload: Reload, out: &mut Vec<Output>) {
+        let ShardLimits { outbox_bytes_max, ttl_default_s, ttl_min_s, ttl_max_s, subscribe_items_max } = reload.limits;
+        let config = &mut self.config;
+        config.outbox_bytes_max = outbox_bytes_max;
+        (config.ttl_default_s, config.ttl_min_s, config.ttl_max_s) = (ttl_default_s, ttl_min_s, ttl_max_s);
+        config.subscribe_items_max = subscribe_items_max;
+        for name in reload.revoked {
+            if let Some(gateway) = self.gateways.find(&name) {
+                let message = format!("the token of Gateway {name:?} is not good any more");
+                self.refuse(gateway, ErrorCode::Unauthorized, message, out);
+            }
+        }
+    }
+
     pub(super) fn on_ack(&mut self, connection: ConnectionId, ack: Ack, out: &mut Vec<Output>) {
         let Some(gateway) = self.session_of(connection) else {
             self.stats.acks_stale += 1;
@@ -114,6 +128,7 @@ impl Shard {
             self.refuse(gateway, ErrorCode::ProtocolViolation, bad.to_string(), out);
             return;
         }
+        self.samples.acked(session);
         self.settle_done(gateway);
         self.has_drained(gateway);
     }
@@ -123,6 +138,7 @@ impl Shard {
             self.expiry_check_at = self.time + self.config.expiry_check_ms;
             self.start_check();
         }
+        self.hot.tick(self.time);
         self.give_credit();
         self.look_at_lineages();
         self.slice(out);

@@ -41,6 +41,13 @@ pub(super) async fn metrics(State(app): Shared) -> Result<Response, ApiError> {
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
+pub(super) async fn metrics_by_name(State(app): Shared) -> Result<Response, ApiError> {
+    let counts = in_time(app.registry.counts()).await?;
+    let text = metrics::names::render(&app.state, counts);
+    let text = text.map_err(|error| ApiError::of(ErrorCode::Internal, error.to_string()))?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
 /// What [`topology`] tells, for whoever reads it.
 #[derive(Debug, Serialize)]
 pub(super) struct TopologyBody {
@@ -102,7 +109,7 @@ pub(super) async fn topology(State(app): Shared) -> Result<Json<TopologyBody>, A
     let map = |counts: &[(String, u64)]| counts.iter().map(|(name, count)| (name.clone(), (*count).into())).collect();
     Ok(Json(TopologyBody {
         epoch: format!("{:032x}", topology.epoch.0),
-        fingerprint: topology.fingerprint.clone(),
+        fingerprint: app.state.fingerprint().map_or_else(|| topology.fingerprint.clone(), |now| now.to_string()),
         protocol: "streamer/1",
         slots: wire::SLOTS,
         shards: bodies.collect(),

@@ -36,6 +36,7 @@ use tokio::sync::Semaphore;
 use wire::ErrorCode;
 
 use super::{
+    admission::SharedLimits,
     credentials::{Credentials, Denied},
     names_loopback,
     registry::Registry,
@@ -61,7 +62,7 @@ pub(in crate::control) struct App {
     pub topology: Topology,
     /// The embedded stores, by the names of their backends.
     pub stores: Vec<(String, Arc<EmbeddedStore>)>,
-    pub ttl_max_s: u64,
+    pub limits: SharedLimits,
     /// Bytes of the largest body with documents.
     pub body_bytes_max: usize,
     bodies: Semaphore,
@@ -77,6 +78,7 @@ impl App {
         state: Arc<NodeState>,
         topology: Topology,
         stores: Vec<(String, Arc<EmbeddedStore>)>,
+        limits: SharedLimits,
         config: &crate::config::Config,
     ) -> Self {
         Self {
@@ -85,7 +87,7 @@ impl App {
             state,
             topology,
             stores,
-            ttl_max_s: config.limits.ttl_max.as_secs(),
+            limits,
             body_bytes_max: usize::try_from(config.http.max_body).unwrap_or(usize::MAX),
             bodies: Semaphore::new(BODIES_MAX),
             requests: Semaphore::new(REQUESTS_MAX),
@@ -109,6 +111,7 @@ pub(in crate::control) fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), admin_only));
     let admin = Router::new()
         .route("/metrics", get(health::metrics))
+        .route("/metrics/tenants", get(health::metrics_by_name))
         .route("/v1/topology", get(health::topology))
         .layer(middleware::from_fn_with_state(app.clone(), admin_only));
     let open = Router::new()

@@ -75,14 +75,12 @@ pub(super) async fn register(
     if app.state.is_stopping() {
         return Err(ApiError::of(ErrorCode::ShuttingDown, "the node is shutting down; register again once it is back"));
     }
+    let ttl_max_s = u64::from(app.limits.load().ttl_max_s);
     let ttl_s = match body.ttl {
         None => 0,
         // 0 stands for the default inside, not here.
-        Some(ttl) if ttl == 0 || ttl > app.ttl_max_s => {
-            return Err(ApiError::invalid(format!(
-                "ttl {ttl} is not allowed; allowed: at most {} seconds",
-                app.ttl_max_s
-            )));
+        Some(ttl) if ttl == 0 || ttl > ttl_max_s => {
+            return Err(ApiError::invalid(format!("ttl {ttl} is not allowed; allowed: at most {ttl_max_s} seconds")));
         }
         Some(ttl) => u32::try_from(ttl).unwrap_or(u32::MAX),
     };

@@ -67,6 +67,7 @@ fn node(text: &str) -> Node {
     }
     let credentials = Credentials::of(&config);
     let registrar = RegistrarConfig::of(&config, SHARDS);
+    let limits = registrar.limits.clone();
     let (registry, _) = registry::start(registrar, credentials.clone(), channels, || {}).unwrap();
     let ingest = Arc::new(IngestStatus::default());
     let state = Arc::new(NodeState::silent(ingest.clone(), usize::from(SHARDS)));
@@ -90,7 +91,7 @@ fn node(text: &str) -> Node {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path(), StoreOptions { sync: false, ..StoreOptions::default() }).unwrap();
     let stores = vec![("embedded".to_owned(), store)];
-    let app = App::new(registry, credentials, state.clone(), topology, stores, &config);
+    let app = App::new(registry, credentials, state.clone(), topology, stores, limits, &config);
     Node { router: router(Arc::new(app)), ingest, state, clock_ms, _folder: folder }
 }
 
@@ -378,6 +379,7 @@ async fn health_says_what_is_missing() {
         tokens: 0,
         stalled: None,
         catch_up: Default::default(),
+        settled_lag: Vec::new(),
     };
     let publish = |backend| node.ingest.publish(IngestPicture { backends: vec![backend], ..IngestPicture::default() });
     publish(backend(Phase::Halted, Some("history lost")));

@@ -37,7 +37,7 @@ impl Pump {
     }
 
     pub(super) fn hear(&mut self, said: FromReader) {
-        let FromReader { backend: index, attempt, what } = said;
+        let FromReader { backend: index, attempt, said_at, what } = said;
         if self.backends[index].attempt != attempt {
             return;
         }
@@ -46,6 +46,9 @@ impl Pump {
             Said::Opened { start } => self.opened(index, start),
             Said::Batch(batch) => {
                 self.moved(index, &batch);
+                if !batch.events.is_empty() {
+                    self.in_hand_since.get_or_insert(said_at);
+                }
                 for event in &batch.events {
                     if let Err(error) = self.core.event(index, event, &mut self.out) {
                         self.take_out();

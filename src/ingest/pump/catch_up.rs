@@ -150,7 +150,7 @@ impl Pump {
     }
 
     pub(super) fn hear_cursor(&mut self, said: FromReader) {
-        let FromReader { backend, attempt, what } = said;
+        let FromReader { backend, attempt, what, .. } = said;
         if self.cursors[backend].attempt != attempt {
             return;
         }

@@ -36,8 +36,8 @@ use crate::{
 };
 use rand::Rng;
 use shards::{
-    FilterSnapshot, FromIngest,
-    driver::{CellSignal, Cells, PushError, RingProducer},
+    FilterSnapshot, FromIngest, Nanos,
+    driver::{CellSignal, Cells, PushError, RingProducer, now_nanos},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -63,6 +63,9 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a wait for room in a ring lasts before the cells are looked at again.
 const ROOM_POLL: Duration = Duration::from_millis(5);
+
+/// How often an item is timed on its way, at most. Beyond that, its clock readings would be a cost.
+const MARK_EVERY: Duration = Duration::from_millis(1);
 
 /// Settings of the loop.
 #[derive(Clone, Debug)]
@@ -160,6 +163,10 @@ pub struct Pump {
     catch_up_has_more: bool,
     catch_up_tick_at: Instant,
     pending: VecDeque<ToShard>,
+    /// When the batch of which `pending` holds what shards want was read.
+    in_hand_since: Option<Nanos>,
+    /// When an item was last marked as one to be timed.
+    marked_at: Nanos,
     /// Scratch of the core's output.
     out: Vec<ToShard>,
     /// Names of the Gateways that reading waits for; `None` once it no longer does.
@@ -242,6 +249,8 @@ impl Pump {
             from_readers,
             to_pump,
             pending: VecDeque::new(),
+            in_hand_since: None,
+            marked_at: Nanos::default(),
             out: Vec::new(),
             awaited,
             grace_ends: now,
@@ -420,7 +429,12 @@ impl Pump {
 
     /// Carries everything that is pending into the rings, waiting for room where there is none.
     async fn flush(&mut self) {
-        if !self.carry().await {
+        let in_hand_since = self.in_hand_since.take();
+        let waited = self.carry(in_hand_since).await;
+        if let Some(since) = in_hand_since {
+            self.picture.latency.observe(now_nanos().since(since));
+        }
+        if !waited {
             return;
         }
         // It was not for the sources that nothing was read meanwhile.
@@ -428,11 +442,32 @@ impl Pump {
         self.backends.iter_mut().for_each(|backend| backend.moved_at = now);
     }
 
+    /// How many items go into rings before the one of this batch that is timed. `None`: it is not yet time for another one.
+    fn next_marked(&mut self) -> Option<usize> {
+        let now = now_nanos();
+        let is_due = !self.pending.is_empty() && now.since(self.marked_at) >= MARK_EVERY.as_nanos() as u64;
+        is_due.then(|| {
+            self.marked_at = now;
+            // Any of them: the first of a batch waits less than the rest.
+            rand::rng().random_range(0..self.pending.len())
+        })
+    }
+
     /// True when it waited.
-    async fn carry(&mut self) -> bool {
+    async fn carry(&mut self, in_hand_since: Option<Nanos>) -> bool {
         let mut waited = false;
+        let mut marked = in_hand_since.and_then(|since| Some((self.next_marked()?, since)));
         while let Some((shard, item)) = self.pending.pop_front() {
             let index = usize::from(shard.0);
+            if let Some((before, since)) = &mut marked {
+                match before.checked_sub(1) {
+                    Some(left) => *before = left,
+                    None => {
+                        self.links[index].ring.mark(*since, now_nanos());
+                        marked = None;
+                    }
+                }
+            }
             match self.links[index].ring.try_push(item) {
                 Ok(()) => continue,
                 // A shard's thread that has ended is reported by the node, which then stops; there is nobody to give this to.
@@ -480,6 +515,18 @@ impl Pump {
         }
     }
 
+    /// How much earlier than what was read last each shard's settled place is.
+    fn settled_lag(&self, backend: usize) -> Vec<Duration> {
+        let Some(read) = self.core.enqueued(backend) else { return vec![Duration::ZERO; self.links.len()] };
+        let lag = |link: &Link| match link.cells.settled().get(read.backend) {
+            Some(settled) if settled.lineage == read.lineage && !read.is_covered_by(settled) => {
+                self.backends[backend].source.between(settled.time, read.time)
+            }
+            _ => Duration::ZERO,
+        };
+        self.links.iter().map(lag).collect()
+    }
+
     fn publish(&mut self) {
         self.publish_at = Instant::now() + PUBLISH_EVERY;
         let mut picture = self.picture.clone();
@@ -499,6 +546,7 @@ impl Pump {
                 tokens: self.core.tokens(index) as u64,
                 stalled: backend.is_stalled.then(|| backend.moved_at.elapsed()),
                 catch_up: self.catch_up_status(index),
+                settled_lag: self.settled_lag(index),
             })
             .collect();
         self.status.publish(picture);

@@ -142,6 +142,8 @@ async fn introduce<C: Core>(
             Err(_) => return Err((End::Gone, None)),
         }
     };
+    let Ok(delivery) = connection.open_uni().await else { return Err((End::Gone, None)) };
+    // Last: a token that is taken away later is taken from a session that the shard knows, since nothing is waited for in between.
     let gateway = match authenticator.authenticate(&hello) {
         Ok(gateway) => gateway,
         Err(Refusal { code, message }) => {
@@ -154,7 +156,6 @@ async fn introduce<C: Core>(
         // Said on the stream, so that a Gateway knows it from a fault and comes back.
         return Err((End::Refused(ErrorCode::ShuttingDown, SHUTTING_DOWN.into()), Some(control_send)));
     }
-    let Ok(delivery) = connection.open_uni().await else { return Err((End::Gone, None)) };
     debug!(gateway = gateway.gateway, agent = hello.agent, remote = %connection.remote_address(), "hello");
     let can_verify = hello.capabilities.can_verify;
     Ok(Streams { gateway, can_verify, control_send, control_receive, requests, delivery })
@@ -274,7 +275,7 @@ async fn read_acks<C: Core>(connection: &Connection, session: &Session<C>, hub: 
         }
         if let Some(ack) = last {
             hub.counters.acks.add(1);
-            hub.input(Input::Ack { connection: line.id, ack });
+            hub.ack(line.id, ack);
         }
         match stream.read_chunk(READ_BYTES_MAX, true).await {
             Ok(Some(chunk)) => acks.push(chunk.bytes),

@@ -111,6 +111,7 @@ pub(super) fn thread_config(options: Options) -> (ShardThreadConfig, Others) {
     let (admissions, admissions_in) = flume::bounded(16);
     let (to_control, from_shard) = flume::bounded(2);
     let config = ShardThreadConfig {
+        samples: None,
         shard,
         name: "shard-under-test".into(),
         core: options.core,

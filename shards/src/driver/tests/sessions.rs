@@ -11,7 +11,10 @@ use super::{
     node::{Node, Options, RUNTIMES, TOKEN, at, before, insert, start, start_core},
     tiny::{FLOOD, TOO_MANY_REPLIES, Tiny},
 };
-use crate::FromIngest;
+use crate::{
+    FromIngest,
+    driver::{Latencies, now_nanos},
+};
 
 #[test]
 fn a_change_reaches_the_gateway_and_its_ack_the_ingest_thread() {
@@ -46,6 +49,8 @@ fn a_change_reaches_the_gateway_and_its_ack_the_ingest_thread() {
                     other => panic!("{other:?}"),
                 }
             };
+            let read_at = now_nanos();
+            node.ring.mark(read_at, now_nanos());
             node.ring.push(FromIngest::Change(insert(at(5), 17))).await.unwrap();
             node.ring.push(FromIngest::Progress(at(6))).await.unwrap();
             let event = loop {
@@ -62,6 +67,19 @@ fn a_change_reaches_the_gateway_and_its_ack_the_ingest_thread() {
             let mut acks = client.open_acks().await;
             ack(&mut acks, 1).await;
             node.settled_at(&at(6)).await;
+            let latencies = loop {
+                let latencies = node.handle.cells().stats().latencies;
+                if latencies.end_to_end.count() > 0 {
+                    break latencies;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            };
+            let Latencies { queue, matching, send, ack, end_to_end } = latencies;
+            let stages = [queue, matching, send, ack];
+            assert!(stages.iter().chain([&end_to_end]).all(|stage| stage.count() == 1), "{latencies:?}");
+            let sum: u64 = stages.iter().map(|stage| stage.sum_ns).sum();
+            assert!(sum > 0 && sum <= end_to_end.sum_ns, "{latencies:?}");
+            assert!(end_to_end.sum_ns <= now_nanos().since(read_at), "{latencies:?}");
             client.leave().await;
             node.until_no_sessions().await;
         });

@@ -8,6 +8,7 @@ mod lives;
 mod many;
 mod registering;
 mod storms;
+mod timing;
 mod world;
 
 use world::{BACKEND, OTHER, Seen, World, item, position, positions};
