@@ -138,6 +138,13 @@ pub(crate) struct OutboxLimits {
     pub(crate) events_max: usize,
 }
 
+impl OutboxLimits {
+    /// So many parts of that many of it.
+    pub(crate) fn part(self, parts: usize, of: usize) -> Self {
+        Self { bytes_max: self.bytes_max / of * parts, events_max: self.events_max / of * parts }
+    }
+}
+
 /// Longest tenant and collection, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 1_024;
 /// Longest subscription id, in bytes.

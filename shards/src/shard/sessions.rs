@@ -87,6 +87,7 @@ impl Shard {
             }
         }
         self.stats.outboxes_full -= u64::from(session.full);
+        self.stats.outboxes_pressing -= u64::from(session.pressing);
         for waits in session.waits {
             self.passes.want(waits.backend, gateway, waits.wanted, None);
             self.passes.serve(waits.backend, -(waits.served.len() as i64));
@@ -109,10 +110,14 @@ impl Shard {
             return;
         };
         let Some(session) = self.gateways.session_mut(gateway) else { return };
+        let done = session.done();
         if let Err(bad) = session.ack(ack) {
             self.stats.protocol_violations += 1;
             self.refuse(gateway, ErrorCode::ProtocolViolation, bad.to_string(), out);
             return;
+        }
+        if session.done() > done {
+            session.progress_at = self.time;
         }
         self.settle_done(gateway);
         self.has_drained(gateway);
@@ -130,6 +135,7 @@ impl Shard {
             self.answer_on_credit(gateway, out);
             self.check_received(gateway, out);
             self.beat(gateway, out);
+            self.look_at_pressure(gateway);
         }
     }
 
