@@ -10,6 +10,7 @@ mod drain;
 mod embedded;
 mod hostile;
 mod mongodb;
+mod overload;
 mod raw;
 mod restart;
 mod security;
