@@ -252,6 +252,7 @@ impl Node {
                 oversize: config.checkpoint.oversize,
                 halve_within: config.catch_up.halve_within,
                 stalled_after: config.ingest.stalled_after,
+                pause_max: config.ingest.pause_max,
                 on_missing: config.checkpoint.on_missing,
             },
             status,

@@ -135,6 +135,7 @@ impl ShardConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardLimits {
     pub outbox_bytes_max: usize,
+    pub outbox_events_max: usize,
     pub ttl_default_s: u32,
     pub ttl_min_s: u32,
     pub ttl_max_s: u32,
@@ -146,6 +147,13 @@ pub struct ShardLimits {
 pub(crate) struct OutboxLimits {
     pub(crate) bytes_max: usize,
     pub(crate) events_max: usize,
+}
+
+impl OutboxLimits {
+    /// So many parts of that many of it.
+    pub(crate) fn part(self, parts: usize, of: usize) -> Self {
+        Self { bytes_max: self.bytes_max / of * parts, events_max: self.events_max / of * parts }
+    }
 }
 
 /// Longest tenant and collection, in bytes.

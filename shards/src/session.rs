@@ -43,6 +43,10 @@ pub(crate) struct Session {
     /// It has held more than it may, and has not come down to half of that since. What is for it is not put into its queue; who it is
     /// for falls behind.
     pub(crate) full: bool,
+    /// It is counted among those for which reading should pause.
+    pub(crate) pressing: bool,
+    /// When its Gateway was last done with something; at first when it began.
+    pub(crate) progress_at: u64,
     /// `Closed` in the queue. Each has its `Bound` before it, so that this bounds what subscribing and ending can pile up.
     pub(crate) closed_waiting: usize,
     pub(crate) in_flight: VecDeque<InFlight>,
@@ -246,6 +250,12 @@ pub(crate) enum ItemState {
     Done,
 }
 
+impl Waits {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.served.is_empty()
+    }
+}
+
 impl Item {
     /// The log entry that it is, if it is one.
     pub(crate) fn number(&self) -> Option<u64> {
@@ -291,6 +301,8 @@ impl Session {
             waiting_replays: 0,
             next_live: next,
             full: false,
+            pressing: false,
+            progress_at: time,
             closed_waiting: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -419,6 +431,15 @@ impl Session {
     pub(crate) fn holds_more_than(&self, limits: OutboxLimits, share: usize) -> bool {
         self.waiting_bytes + self.in_flight_bytes > limits.bytes_max / share
             || self.waiting_events + self.in_flight.len() > limits.events_max / share
+    }
+
+    /// The number of the oldest log entry that it holds, about: entries that are sent again stand among newer ones.
+    pub(crate) fn oldest_held(&self) -> Option<u64> {
+        match self.in_flight.front().map(|sent| &sent.sent) {
+            Some(Sent::Entry { number, .. } | Sent::OfPass { number, .. }) => Some(*number),
+            Some(Sent::Resync { .. }) => None,
+            None => self.queue.front()?.number(),
+        }
     }
 
     /// Whether who is behind in it may be read for.

@@ -19,6 +19,7 @@ mod delivery;
 mod ingest;
 mod life;
 mod owing;
+mod pressure;
 mod requests;
 mod sessions;
 mod work;
@@ -283,6 +284,8 @@ impl Shard {
         let waits = || self.gateways.iter().filter_map(|(_, gateway)| gateway.session.as_ref()).flat_map(|s| &s.waits);
         let served = |backend| waits().filter(|waits| waits.backend == backend).map(|w| w.served.len() as u64).sum();
         self.passes.check_invariants(served, waits().filter(|waits| waits.wanted.is_some()).count());
+        let pressing = self.gateways.iter().filter(|(_, known)| known.session.as_ref().is_some_and(|s| s.pressing));
+        assert_eq!(pressing.count() as u64, self.stats.outboxes_pressing, "those that press");
         let mut sessions = 0;
         for (id, gateway) in self.gateways.iter() {
             let mut count = 0;

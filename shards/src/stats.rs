@@ -73,6 +73,8 @@ pub struct ShardStats {
     pub subscriptions_behind: u64,
     /// Now: sessions that hold more than their outbox may, and have not come down to half of it since.
     pub outboxes_full: u64,
+    /// Now: sessions that come near to that, although their Gateways go on taking things.
+    pub outboxes_pressing: u64,
     /// Now: entries and bytes of the log, and entries that somebody is owed.
     pub log_events: u64,
     pub log_bytes: u64,

@@ -156,6 +156,7 @@ fn draw(frame: &mut Frame<'_>, before: &Live, now: &Live, away: bool) {
     let state = match (away, now.status.as_str()) {
         (true, _) => Span::from("doesn't answer").fg(Color::Red).bold(),
         (false, "ready") => Span::from("ready").fg(Color::Green).bold(),
+        (false, "degraded") => Span::from(format!("degraded: {}", now.reasons.join("; "))).fg(Color::Yellow).bold(),
         (false, _) => Span::from(format!("not ready: {}", now.reasons.join("; "))).fg(Color::Red).bold(),
     };
     let age = now.checkpoint_age_ms.map_or("none".to_owned(), |ms| format!("{:.1} s old", ms as f64 / 1000.0));

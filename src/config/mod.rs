@@ -293,6 +293,8 @@ pub struct Ingest {
     pub registration_grace: Duration,
     /// A source that tells nothing for this long, though it should, is an alarm. Zero: never.
     pub stalled_after: Duration,
+    /// How long reading pauses at most for Gateways that go on taking things, before their subscriptions have to catch up. Zero: never.
+    pub pause_max: Duration,
 }
 
 /// Reading history again for subscriptions that lack a part of it.
@@ -319,8 +321,10 @@ pub struct Limits {
     pub gateways: u64,
     /// Bytes that the node may come to hold by its bounds. `None`: what the machine or the container has.
     pub memory: Option<u64>,
-    /// What one Gateway may lag behind on a shard before its subscriptions have to resync.
+    /// What one Gateway may lag behind on a shard before its subscriptions have to catch up.
     pub outbox_bytes: u64,
+    /// The same in changes.
+    pub outbox_events: u64,
     /// The share of the changes that reach a shard which may be of what nobody watches any more, 0 to 1.
     pub filter_false_positive_max: f64,
 }

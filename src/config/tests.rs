@@ -44,6 +44,7 @@ fn the_default_file_shows_every_key() {
         "checkpoint",
         "checkpoint.mongodb",
         "ingest",
+        "catch_up",
         "limits",
     ];
     let mut text: String = sections.iter().map(|section| format!("[{section}]\nzzzzzzzzzzzz = 1\n")).collect();
@@ -93,6 +94,23 @@ fn defaults_stand_for_what_is_left_out() {
     let BackendKind::Embedded(embedded) = &config.backends[0].kind else { panic!("{:?}", config.backends) };
     assert_eq!(embedded.directory, PathBuf::from("./streamer-data/embedded"));
     assert_eq!(config.advertised_address(2, 7402), "127.0.0.1:7402");
+}
+
+#[test]
+fn an_outbox_is_bounded_in_bytes_and_changes_and_by_the_log() {
+    let limits = |text: &str| read(&format!("[limits]\n{text}"), &[]).unwrap().limits;
+    assert_eq!((limits("").outbox_bytes, limits("").outbox_events), (64 << 20, 131_072));
+    assert_eq!(limits("outbox_events = 1000").outbox_events, 1_000);
+    assert_eq!(limits("log_events = 2000").outbox_events, 1_000, "half of the log");
+    let told = problem("[limits]\nlog_events = 2000\noutbox_events = 2001", &[]);
+    assert!(
+        told.contains("limits.outbox_events = 2001 is more than the log holds; allowed: at most log_events"),
+        "{told}"
+    );
+    let told = problem("[limits]\noutbox_events = 63", &[]);
+    assert!(told.contains("limits.outbox_events = 63") && told.contains("64 to"), "{told}");
+    assert_eq!(read("[ingest]\npause_max = \"0s\"", &[]).unwrap().ingest.pause_max, Duration::ZERO);
+    assert!(problem("[ingest]\npause_max = \"2m\"", &[]).contains("ingest.pause_max"));
 }
 
 #[test]

@@ -400,6 +400,7 @@ fn ingest(mut section: Section<'_>) -> Ingest {
         ring: section.number("ring", 8_192, 64, 1 << 24) as usize,
         registration_grace: section.duration("registration_grace", 10 * SECOND, Duration::ZERO, HOUR),
         stalled_after: section.duration("stalled_after", 5 * MINUTE, Duration::ZERO, DAY),
+        pause_max: section.duration("pause_max", SECOND, Duration::ZERO, MINUTE),
     };
     section.finish();
     ingest
@@ -424,6 +425,7 @@ fn telemetry(mut section: Section<'_>) -> Telemetry {
 
 fn limits(mut section: Section<'_>) -> Limits {
     const MOST: u64 = 1_000_000_000;
+    let log_events = section.number("log_events", 262_144, 1_024, 1 << 28);
     let limits = Limits {
         subscriptions_per_gateway: section.number("subscriptions_per_gateway", 100_000, 1, MOST),
         subscriptions_per_tenant: section.number("subscriptions_per_tenant", 50_000, 1, MOST),
@@ -433,13 +435,15 @@ fn limits(mut section: Section<'_>) -> Limits {
         ttl_max: section.duration("ttl_max", HOUR, SECOND, 30 * DAY),
         subscribe_items: section.number("subscribe_items", 10_000, 1, 1_000_000) as usize,
         log_bytes: section.size("log_bytes", 256 << 20, 1 << 20, 1 << 40),
-        log_events: section.number("log_events", 262_144, 1_024, 1 << 28),
+        log_events,
         gateways: section.number("gateways", 64, 1, 1_000_000),
         memory: section.parsed("memory", None, |text| match text {
             "auto" => Ok(None),
             text => super::parse_size(text).map(Some).map_err(|what| format!("{what}, or \"auto\"")),
         }),
         outbox_bytes: section.size("outbox_bytes", 64 << 20, 64 << 10, 1 << 40),
+        // Half of the log where nothing is said, so that a smaller log alone is no contradiction.
+        outbox_events: section.number("outbox_events", log_events / 2, 64, 1 << 28),
         filter_false_positive_max: section.parsed("filter_false_positive_max", 0.02, |text| {
             let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
             let fits = percent.filter(|percent| (0.01..=100.0).contains(percent));
@@ -455,6 +459,16 @@ fn limits(mut section: Section<'_>) -> Limits {
         let origin = section.origin().clone();
         let value = Some(format!("{:?}", super::show_size(limits.outbox_bytes)));
         section.refuse("outbox_bytes", origin, value, "is more than the log holds; allowed: at most log_bytes".into());
+    }
+    if limits.outbox_events > limits.log_events {
+        let origin = section.origin().clone();
+        let value = Some(limits.outbox_events.to_string());
+        section.refuse(
+            "outbox_events",
+            origin,
+            value,
+            "is more than the log holds; allowed: at most log_events".into(),
+        );
     }
     section.finish();
     limits

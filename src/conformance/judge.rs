@@ -38,6 +38,10 @@ struct Subscription {
     last: Option<usize>,
     gaps: Vec<String>,
     resyncs: Vec<String>,
+    /// It is told to be catching up, and what had come in this program's life by then.
+    catching_up: Option<Option<usize>>,
+    /// The same, and what had come by the end, of the last catch-up that has ended.
+    caught_up: Option<(Option<usize>, Option<usize>)>,
     breaks_allowed: bool,
     rejection_allowed: bool,
 }
@@ -51,10 +55,16 @@ pub(super) struct Judge {
     faults: Vec<String>,
 }
 
+impl Subscription {
+    /// The program is another one.
+    fn begin_life(&mut self) {
+        (self.live, self.last, self.catching_up, self.caught_up) = (false, None, None, None);
+    }
+}
+
 impl Judge {
     pub(super) fn subscribed(&mut self, id: &str) {
-        let subscription = self.subscriptions.entry(id.to_owned()).or_default();
-        (subscription.live, subscription.last) = (false, None);
+        self.subscriptions.entry(id.to_owned()).or_default().begin_life();
     }
 
     pub(super) fn expect(&mut self, id: &str, expected: Expected<'_>) {
@@ -81,7 +91,7 @@ impl Judge {
     pub(super) fn forget_from(&mut self, time: u64) {
         for subscription in self.subscriptions.values_mut() {
             subscription.due.iter_mut().filter(|due| due.time >= time).for_each(|due| due.got = false);
-            (subscription.live, subscription.last) = (false, None);
+            subscription.begin_life();
         }
     }
 
@@ -106,6 +116,23 @@ impl Judge {
             }
             Told::Resync { subscription, reason } => {
                 self.take_break(&subscription, "resync", reason, |known| &mut known.resyncs);
+            }
+            Told::CatchingUp { subscription } => {
+                // Another session may tell it once more.
+                self.known(&subscription, |known| _ = known.catching_up.get_or_insert(known.last));
+            }
+            Told::CaughtUp { subscription } => {
+                let mut was_told = true;
+                self.known(&subscription, |known| {
+                    let begun = known.catching_up.take();
+                    was_told = begun.is_some();
+                    known.caught_up = begun.map(|begun| (begun, known.last));
+                });
+                if !was_told {
+                    self.fault(format!(
+                        "subscription {subscription} was told to have caught up, and not that it was behind"
+                    ));
+                }
             }
             Told::Rejected { subscription, code } => {
                 let mut allowed = false;
@@ -146,6 +173,26 @@ impl Judge {
 
     pub(super) fn resyncs(&self, id: &str) -> &[String] {
         self.subscriptions.get(id).map_or(&[], |subscription| &subscription.resyncs)
+    }
+
+    /// Whether the subscription was told to be catching up before the first change that came, and to have caught up after one of this
+    /// time had; else what is wrong with that, in words.
+    pub(super) fn caught_up(&self, id: &str, upto: u64) -> Result<(), String> {
+        let Some(known) = self.subscriptions.get(id) else { return Err(format!("subscription {id} is not known")) };
+        let came = |at: Option<usize>| at.map_or(0, |at| known.due[at].time);
+        match (known.caught_up, known.catching_up) {
+            (None, None) => Err(format!("no catch-up was told of subscription {id}")),
+            (None, Some(_)) => Err(format!("subscription {id} was not told to have caught up")),
+            (Some((Some(at), _)), _) => Err(format!(
+                "{} of subscription {id} came before it was told to be catching up",
+                describe(at, &known.due[at])
+            )),
+            (Some((None, end)), _) if came(end) < upto => Err(format!(
+                "subscription {id} was told to have caught up when the last change to come was of time {}, and those up to {upto} had to",
+                came(end)
+            )),
+            (Some((None, _)), _) => Ok(()),
+        }
     }
 
     /// The first change that has not come, in words.
@@ -305,6 +352,31 @@ mod tests {
         judge.take(Told::Change(change(3)));
         judge.take(Told::Change(change(2)));
         assert_eq!(judge.faults().len(), 1);
+    }
+
+    #[test]
+    fn a_catch_up_is_told_around_what_it_brings() {
+        let catching_up = || Told::CatchingUp { subscription: "s".into() };
+        let caught_up = || Told::CaughtUp { subscription: "s".into() };
+        let change = |time| Told::Change(change(time));
+        for (told, expect) in [
+            (vec![catching_up(), change(1), change(2), caught_up(), change(3)], None),
+            (vec![catching_up(), change(1), catching_up(), change(2), change(3), caught_up()], None),
+            (vec![change(1), change(2), change(3)], Some("no catch-up was told")),
+            (vec![catching_up(), change(1), change(2)], Some("was not told to have caught up")),
+            (vec![change(1), catching_up(), change(2), caught_up()], Some("came before it was told to be catching up")),
+            (vec![catching_up(), change(1), caught_up(), change(2)], Some("the last change to come was of time 1")),
+        ] {
+            let mut judge = judge();
+            told.into_iter().for_each(|told| judge.take(told));
+            let found = judge.caught_up("s", 2).err();
+            assert_eq!(found.is_some(), expect.is_some(), "{found:?}");
+            assert!(found.zip(expect).is_none_or(|(found, expect)| found.contains(expect)), "{expect:?}");
+            assert_eq!(judge.faults(), Vec::<String>::new());
+        }
+        let mut judge = judge();
+        judge.take(caught_up());
+        assert!(judge.faults()[0].contains("not that it was behind"));
     }
 
     #[test]

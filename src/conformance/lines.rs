@@ -49,6 +49,12 @@ pub(super) enum Told {
         subscription: String,
         reason: String,
     },
+    CatchingUp {
+        subscription: String,
+    },
+    CaughtUp {
+        subscription: String,
+    },
     Rejected {
         subscription: String,
         code: String,

@@ -48,6 +48,7 @@ scenes! {
     "killed" killed "go on after the node was killed, without a loss, and without a repetition of what was delivered",
     "moved" moved "go on after the node has stopped and was started with another number of shards",
     "resumed" resumed "go on in a new process from the positions that were saved",
+    "catch-up" catch_up "catch up with what the node reads again from the source's history, and go on with what is live",
     "superseded" superseded "end when another Gateway of the same id takes over",
     "gap" gap "tell a gap, and go on",
     "too-old" too_old "tell a resync where the source no longer has what was missed, and go on",
@@ -219,10 +220,7 @@ async fn resumed(stage: &mut Stage) -> Played {
         let first = round * 3 * SOME;
         stage.put_many(ORDERS, first..first + SOME, &[("all", Enter)]).await?;
         stage.wait_all().await?;
-        let saves = stage.judge.saved;
-        stage.tell(Command::Save).await?;
-        let saved = |judge: &Judge| if judge.saved > saves { Ok(()) } else { Err("nothing was saved".into()) };
-        stage.wait("saved positions", saved).await?;
+        save(stage).await?;
         let upto = stage.last;
         // The application is done with these in every other round, so that the node takes them for settled; they aren't saved in any.
         let is_done = round % 2 == 0;
@@ -242,6 +240,42 @@ async fn resumed(stage: &mut Stage) -> Played {
     }
     stage.put((OTHERS, "d1"), 1, Insert, &[("idle", Enter)]).await?;
     stage.wait_all().await
+}
+
+async fn save(stage: &mut Stage) -> Played {
+    let saves = stage.judge.saved;
+    stage.tell(Command::Save).await?;
+    let saved = |judge: &Judge| if judge.saved > saves { Ok(()) } else { Err("nothing was saved".into()) };
+    stage.wait("saved positions", saved).await
+}
+
+async fn catch_up(stage: &mut Stage) -> Played {
+    const MISSED: i64 = 5 * SOME;
+    stage.subscribe(vec![whole("all", ORDERS), whole("idle", OTHERS)]).await?;
+    for round in 0..3 {
+        let mut n = round * (2 * SOME + MISSED);
+        stage.put_many(ORDERS, n..n + SOME, &[("all", Enter)]).await?;
+        stage.wait_all().await?;
+        save(stage).await?;
+        let upto = stage.last;
+        n += SOME;
+        // To the node, the next subscription of this name is a new one: of what happened before it, only the source knows.
+        stage.tell(Command::Unsubscribe { tenant: TENANT, id: "all".into() }).await?;
+        stage.wait_node("the node has one subscription", async |node| Ok(node.subscriptions().await? == 1)).await?;
+        stage.kill_program(upto).await;
+        stage.put_many(ORDERS, n..n + MISSED, &[("all", Enter)]).await?;
+        let missed = stage.last;
+        n += MISSED;
+        stage.start_program()?;
+        stage.subscribe_again().await?;
+        // These come while it catches up, or right after.
+        stage.put_many(ORDERS, n..n + SOME, &[("all", Enter)]).await?;
+        stage.wait_all().await?;
+        stage.wait("the end of a catch-up", |judge| judge.caught_up("all", missed)).await?;
+    }
+    stage.put((OTHERS, "d1"), 1, Insert, &[("idle", Enter)]).await?;
+    stage.wait_all().await?;
+    stage.wait_node("all is acked as done", async |node| Ok(node.unsettled().await? == 0)).await
 }
 
 async fn superseded(stage: &mut Stage) -> Played {

@@ -12,9 +12,9 @@ use crate::ingest::status::IngestPicture;
 pub struct Live {
     /// Milliseconds since the node started.
     pub at_ms: u64,
-    /// `ready` or `not_ready`.
+    /// `ready`, `degraded` or `not_ready`.
     pub status: String,
-    /// Why it isn't ready.
+    /// Why it isn't ready, or is degraded.
     pub reasons: Vec<String>,
     pub events: u64,
     pub read_bytes: u64,
@@ -110,7 +110,7 @@ impl Live {
         });
         Self {
             at_ms: state.now_ms(),
-            status: health.status.to_owned(),
+            status: health.status.name().to_owned(),
             reasons: health.reasons,
             events: counters.events,
             read_bytes: counters.bytes,

@@ -282,8 +282,12 @@ impl Desk {
         true
     }
 
-    /// An id that another shard holds now is over in the old one.
+    /// An id that another shard holds now is over in the old one. What HTTP may just be registering there comes before the removal, and
+    /// is not to be counted when it is confirmed: by then the id may have ended where it is now.
     fn remove_moved(&mut self, shard: u16, gateway: &str, key: &SubscriptionKey) {
+        for pending in self.pending.values_mut() {
+            pending.registers.take_if(|(of, registered)| of == gateway && registered == key);
+        }
         let what = CommandKind::Remove { key: key.clone(), reason: CloseReason::Replaced };
         self.command(shard, gateway.to_owned(), what, None);
     }
@@ -299,7 +303,7 @@ pub(super) mod tests {
 
     use predicate::Mapping;
     use shards::Ticket;
-    use wire::Positions;
+    use wire::{PlaceHash, Positions, SlotTable};
 
     use super::*;
     use crate::{
@@ -401,6 +405,36 @@ pub(super) mod tests {
         assert_eq!(registry.holder("g", &key).await.unwrap(), Some(1));
         shards[0].to_control.send(FromShard::Released { shard: 0, gateway: "g".into(), keys: vec![key] }).unwrap();
         assert_eq!(registry.counts().await.unwrap().total, 1);
+    }
+
+    #[tokio::test]
+    async fn what_http_registers_where_an_id_was_until_it_moved_is_not_counted_there() {
+        let (channels, shards) = channels(2);
+        let credentials = Credentials::of(&Config::default());
+        let (registry, _thread) = start(config(2, 20), credentials, channels, || {}).unwrap();
+        let old = item("t", "s", "c");
+        let at = SlotTable { shards: 2 }.owner(PlaceHash::of("t", "c"));
+        let other = 1 - at;
+        let asked = registry.clone();
+        let registering = tokio::spawn(async move { asked.register(&identity(), old).await });
+        let command = shards[usize::from(at)].commands.recv_async().await.unwrap();
+        // Before the shard answers, the id moves over QUIC, and ends there.
+        let items = vec![item("t", "s", "elsewhere")];
+        let ask = FromShard::Admit { shard: other, ticket: Ticket(1), gateway: "g".into(), items };
+        shards[0].to_control.send(ask).unwrap();
+        shards[usize::from(other)].admissions.recv_async().await.unwrap();
+        let keys = vec![item("t", "s", "c").key];
+        shards[0].to_control.send(FromShard::Released { shard: other, gateway: "g".into(), keys }).unwrap();
+        let removal = shards[usize::from(at)].commands.recv_async().await.unwrap();
+        assert!(matches!(removal.what, CommandKind::Remove { reason: CloseReason::Replaced, .. }), "{removal:?}");
+        let reply = CommandReply::Registered {
+            registration: wire::Registration::Created,
+            filter_version: 1,
+            expires_in_ms: 300_000,
+        };
+        shards[0].to_control.send(FromShard::Commanded { shard: at, id: command.id, reply }).unwrap();
+        registering.await.unwrap().unwrap();
+        assert_eq!(registry.counts().await.unwrap().total, 0, "it is removed there by the next command");
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use shards::driver::{Cells, StatsSnapshot};
 use wire::{Epoch, SlotTable};
 
 use crate::{
-    ingest::status::{CatchUpStatus, IngestStatus, Phase},
+    ingest::status::{CatchUpStatus, IngestStatus, Phase, ShardLag},
     telemetry::TelemetryCounters,
 };
 
@@ -188,6 +188,14 @@ impl NodeState {
         if let Some(error) = &picture.checkpoint_error {
             reasons.push(format!("the checkpoint can't be written: {error}"));
         }
+        let is_ready = reasons.is_empty();
+        for (index, lag) in picture.lags.iter().enumerate() {
+            if let Some(lag) = lag {
+                let ShardLag { waiting, lasts } = lag;
+                reasons
+                    .push(format!("shard {index} lags: {waiting} items wait in its ring, for {} s", lasts.as_secs()));
+            }
+        }
         let backends = picture.backends.iter().map(|backend| BackendHealth {
             name: backend.name.clone(),
             phase: backend.phase.name(),
@@ -208,10 +216,16 @@ impl NodeState {
                 subscriptions: stats.shard.subscriptions,
                 unsettled: stats.shard.log_unsettled,
                 ring_waits: stats.ring.waits,
+                ring_waiting: stats.ring.pushed.saturating_sub(stats.ring.popped),
+                lags_ms: picture.lags.get(index).copied().flatten().map(|lag| milliseconds(lag.lasts)),
             }
         });
         Health {
-            status: if reasons.is_empty() { "ready" } else { "not_ready" },
+            status: match (is_ready, reasons.is_empty()) {
+                (true, true) => Readiness::Ready,
+                (true, false) => Readiness::Degraded,
+                (false, _) => Readiness::NotReady,
+            },
             reasons,
             backends: backends.collect(),
             checkpoint: CheckpointHealth {
@@ -236,12 +250,31 @@ impl ShardState {
     }
 }
 
+/// What a node can be relied on for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    Ready,
+    /// Everything is read and delivered, and some of it late.
+    Degraded,
+    NotReady,
+}
+
+impl Readiness {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::NotReady => "not_ready",
+        }
+    }
+}
+
 /// The body of `/health` and `/health/ready`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Health {
-    /// `ready` or `not_ready`.
-    pub status: &'static str,
-    /// Why it isn't ready; empty when it is.
+    pub status: Readiness,
+    /// Why it isn't ready, or is degraded; empty when all is well.
     pub reasons: Vec<String>,
     pub backends: Vec<BackendHealth>,
     pub checkpoint: CheckpointHealth,
@@ -317,6 +350,10 @@ pub struct ShardHealth {
     pub unsettled: u64,
     /// Times that the ingest thread waited for room in this shard's ring.
     pub ring_waits: u64,
+    /// Items that wait there.
+    pub ring_waiting: u64,
+    /// For how long it has been behind with what is read; absent while it keeps up.
+    pub lags_ms: Option<u64>,
 }
 
 /// What doesn't change after the start.

@@ -66,6 +66,42 @@ pub struct BackendStatus {
     pub settled_lag: Vec<Duration>,
 }
 
+/// Why reading pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseReason {
+    /// The shard's ring has no room.
+    RingFull,
+    /// Gateways of the shard that go on taking things come near to what may wait for them.
+    OutboxFull,
+}
+
+impl PauseReason {
+    pub const ALL: [Self; 2] = [Self::RingFull, Self::OutboxFull];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::OutboxFull => "outbox_full",
+        }
+    }
+}
+
+/// How often, and for how long in all, reading has paused for a shard, by [`PauseReason`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardPauses {
+    pub count: [u64; PauseReason::ALL.len()],
+    pub time: [Duration; PauseReason::ALL.len()],
+}
+
+/// A shard that doesn't take in what is read as fast as it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardLag {
+    /// Items that wait in its ring.
+    pub waiting: u64,
+    /// For how long that has been more than half full.
+    pub lasts: Duration,
+}
+
 /// What the catch-up cursor of a backend is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CatchUpStatus {
@@ -84,8 +120,10 @@ pub struct IngestPicture {
     pub counters: IngestCounters,
     /// From the source's batch in hand to all of it in the rings, a batch.
     pub latency: Histogram,
-    /// Times that reading waited for room in a shard's ring, by shard.
-    pub ring_full: Vec<u64>,
+    /// By shard.
+    pub pauses: Vec<ShardPauses>,
+    /// By shard; `None` for one that keeps up.
+    pub lags: Vec<Option<ShardLag>>,
     pub checkpoints_written: u64,
     pub checkpoints_failed: u64,
     pub checkpoint_bad_slots: u64,

@@ -49,6 +49,7 @@ pub(super) fn shard_config(
         log_bytes_max: bytes(limits.log_bytes),
         log_events_max: bytes(limits.log_events),
         outbox_bytes_max: may_change.outbox_bytes_max,
+        outbox_events_max: may_change.outbox_events_max,
         heartbeat_ms: config.quic.heartbeat.as_millis() as u64,
         received_deadline_ms: config.quic.received_deadline.as_millis() as u64,
         ttl_default_s: may_change.ttl_default_s,
@@ -65,6 +66,7 @@ pub(super) fn shard_limits(config: &Config) -> ShardLimits {
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     ShardLimits {
         outbox_bytes_max: usize::try_from(limits.outbox_bytes).unwrap_or(usize::MAX),
+        outbox_events_max: usize::try_from(limits.outbox_events).unwrap_or(usize::MAX),
         ttl_default_s: seconds(limits.ttl_default),
         ttl_min_s: seconds(limits.ttl_min),
         ttl_max_s: seconds(limits.ttl_max),

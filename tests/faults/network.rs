@@ -1,6 +1,6 @@
 //! Packets between Gateways and shards are lost, repeated, late, out of order, or swallowed, and processes stand still.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rand::Rng;
 use rustix::process::Signal;
@@ -8,7 +8,8 @@ use tokio::time::sleep;
 
 use crate::{
     application::Command,
-    gateway::send,
+    gateway::{GatewayProcess, send},
+    journal::Line,
     support::{block_on, database::TestServer},
     weather::Weather,
     world::{Plan, World, rounds, seed},
@@ -45,10 +46,36 @@ fn foul_weather() {
             packets.lost > 0 && packets.repeated > 0 && packets.delayed > 0 && packets.swallowed > 0,
             "{packets:?}"
         );
+        println!("{}", stalls(&mut world.gateways));
         let reconnects: u64 = world.gateways.iter().map(|gateway| gateway.status().reconnects).sum();
         let verdict = world.end().await;
         println!("{reconnects} reconnections; p99 {} us", verdict.latency.p99_us());
     });
+}
+
+/// When Gateways were told late, by shard: how late the first change of each stretch was in which all were. In words; the latest first.
+fn stalls(gateways: &mut [GatewayProcess]) -> String {
+    const LATE_US: u64 = 1_000_000;
+    let mut stalls: Vec<(u64, u16, String)> = Vec::new();
+    for gateway in gateways {
+        let name = gateway.name.clone();
+        let mut running: BTreeMap<u16, u64> = BTreeMap::new();
+        for line in gateway.lines() {
+            let Line::Change(told) = line else { continue };
+            match (told.late_us, running.get_mut(&told.shard)) {
+                (Some(late), Some(most)) if late >= LATE_US => *most = late.max(*most),
+                (Some(late), None) if late >= LATE_US => drop(running.insert(told.shard, late)),
+                (Some(_), Some(_)) => {
+                    stalls.extend(running.remove(&told.shard).map(|late| (late, told.shard, name.clone())));
+                }
+                _ => {}
+            }
+        }
+        stalls.extend(running.into_iter().map(|(shard, late)| (late, shard, name.clone())));
+    }
+    stalls.sort_unstable_by(|a, b| b.cmp(a));
+    let each = stalls.iter().map(|(late, shard, gateway)| format!("{gateway} of shard {shard} {} ms", late / 1_000));
+    format!("{} times that a Gateway was told late: {}", stalls.len(), each.take(12).collect::<Vec<_>>().join(", "))
 }
 
 #[test]

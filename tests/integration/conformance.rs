@@ -1,7 +1,7 @@
 //! `streamer conformance` with the SDK as the Gateway under test: right, it passes; wrong in one way or another, it fails where that shows.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::BufRead,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -32,20 +32,23 @@ enum Variant {
     Drops,
     /// Of two changes of a subscription in a row, the later is told first.
     Swaps,
-    /// Gaps and resyncs are kept from the application.
+    /// Gaps, resyncs and catch-ups are kept from the application.
     HidesBreaks,
+    /// What is read again for it is left out, as by one that takes positions on while it catches up.
+    SkipsHistory,
     /// Connects again after another has taken over.
     ComesBack,
 }
 
 impl Variant {
-    const WRONG: [Self; 7] = [
+    const WRONG: [Self; 8] = [
         Self::AcksEarly,
         Self::IgnoresPositions,
         Self::Repeats,
         Self::Drops,
         Self::Swaps,
         Self::HidesBreaks,
+        Self::SkipsHistory,
         Self::ComesBack,
     ];
 
@@ -101,6 +104,8 @@ fn what_is_wrong_is_found_and_named() {
         (Variant::Swaps, "burst", "out of order"),
         (Variant::HidesBreaks, "resync", "no resync was told"),
         (Variant::HidesBreaks, "gap", "no gap was told"),
+        (Variant::HidesBreaks, "catch-up", "no catch-up was told"),
+        (Variant::SkipsHistory, "catch-up", "was not delivered"),
         (Variant::ComesBack, "superseded", "came back after it was superseded"),
     ];
     // All at once: what is never told is waited for with all the patience.
@@ -182,6 +187,8 @@ struct Program {
     holds: bool,
     changes: u64,
     kept_back: Option<Value>,
+    /// Subscriptions that are catching up.
+    catching_up: BTreeSet<String>,
     file: PathBuf,
 }
 
@@ -201,6 +208,7 @@ impl Program {
             holds: false,
             changes: 0,
             kept_back: None,
+            catching_up: BTreeSet::new(),
             file,
         };
         program.take_all().await;
@@ -263,7 +271,14 @@ impl Program {
         let line = match &event.what {
             AppEvent::Change(change) => self.change_line(change),
             AppEvent::Live { subscription, .. } => Some(json!({"told": "live", "subscription": subscription.id})),
-            AppEvent::Gap { .. } | AppEvent::Resync { .. } if self.variant == Variant::HidesBreaks => None,
+            AppEvent::Gap { .. }
+            | AppEvent::Resync { .. }
+            | AppEvent::CatchingUp { .. }
+            | AppEvent::CaughtUp { .. }
+                if self.variant == Variant::HidesBreaks =>
+            {
+                None
+            }
             AppEvent::Gap { subscription, reason, .. } => {
                 Some(json!({"told": "gap", "subscription": subscription.id, "reason": reason}))
             }
@@ -274,7 +289,14 @@ impl Program {
                 Some(json!({"told": "rejected", "subscription": subscription.id, "code": code}))
             }
             AppEvent::Closed { subscription, .. } => Some(json!({"told": "closed", "subscription": subscription.id})),
-            AppEvent::CatchingUp { .. } | AppEvent::CaughtUp { .. } => None,
+            AppEvent::CatchingUp { subscription } => {
+                self.catching_up.insert(subscription.id.clone());
+                Some(json!({"told": "catching_up", "subscription": subscription.id}))
+            }
+            AppEvent::CaughtUp { subscription } => {
+                self.catching_up.remove(&subscription.id);
+                Some(json!({"told": "caught_up", "subscription": subscription.id}))
+            }
         };
         if let Some(line) = line {
             say(&line);
@@ -310,6 +332,7 @@ impl Program {
         });
         match self.variant {
             Variant::Drops if self.changes.is_multiple_of(100) => None,
+            Variant::SkipsHistory if self.catching_up.contains(&change.subscription().id) => None,
             Variant::Swaps if self.changes == 51 => {
                 self.kept_back = Some(line);
                 None

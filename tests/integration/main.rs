@@ -10,6 +10,7 @@ mod drain;
 mod embedded;
 mod hostile;
 mod mongodb;
+mod overload;
 mod page;
 mod raw;
 mod reload;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bson::Bson;
 use serde_json::{Value, json};
 use streamer_gateway::{AppEvent, Gateway, Subscription, Transition};
-use wire::ErrorCode;
+use wire::{CloseReason, ErrorCode, PlaceHash, SlotTable};
 
 use crate::support::{
     Runtime, SHARDS,
@@ -16,7 +16,11 @@ use crate::support::{
     until,
 };
 
-on_both_runtimes!(same_names_in_two_tenants, a_quota_accepts_exactly_what_it_says);
+on_both_runtimes!(
+    same_names_in_two_tenants,
+    a_quota_accepts_exactly_what_it_says,
+    an_id_that_moves_to_another_shard_is_one_subscription,
+);
 
 const TENANTS: [&str; 2] = ["acme", "globex"];
 
@@ -172,4 +176,64 @@ async fn a_quota_accepts_exactly_what_it_says(runtime: Runtime) {
         gateway.close().await;
         node.stop().await;
     }
+}
+
+/// Over HTTP other content under an id is a conflict, wherever it belongs; over QUIC it replaces what HTTP has registered. Either way there
+/// is one subscription of that id, which counts once.
+async fn an_id_that_moves_to_another_shard_is_one_subscription(runtime: Runtime) {
+    let setup = Setup::new(runtime);
+    let node = Running::start(&setup).await;
+    let api = setup.api();
+    let owner =
+        |collection: &str| usize::from(SlotTable { shards: SHARDS as u16 }.owner(PlaceHash::of("acme", collection)));
+    let old = "c0";
+    let new = (1..).map(|n| format!("c{n}")).find(|new| owner(new) != owner(old)).expect("there are several shards");
+    let post = async |collection: &str| {
+        let body = json!({"gatewayId": "edge", "tenant": "acme", "subscriptionId": "s", "collection": collection});
+        api.call("POST", "/internal/v1/subscriptions", body.to_string()).await
+    };
+    // Where it is, by the ledger and by the shards themselves, which show their counts a moment later.
+    let is_only_at = async |shard: Option<usize>| {
+        until("it is there, and nowhere else", async || {
+            let expected: Vec<u64> = (0..SHARDS).map(|index| u64::from(Some(index) == shard)).collect();
+            let counts = |shards: &Value, of: fn(&Value) -> Option<u64>| {
+                shards.as_array().into_iter().flatten().filter_map(of).collect::<Vec<_>>()
+            };
+            let topology = api.topology().await;
+            let by_shard = counts(&topology["subscriptions"]["by_shard"], Value::as_u64);
+            let held = counts(&api.health().await["shards"], |shard| shard["subscriptions"].as_u64());
+            (by_shard == expected && held == expected).then_some(())
+        })
+        .await;
+    };
+    let conflict = async |collection: &str| {
+        let (status, answer) = post(collection).await;
+        assert_eq!((status, answer["code"].as_str()), (409, Some("SUBSCRIPTION_EXISTS")), "{answer}");
+    };
+    assert_eq!(post(old).await.0, 201);
+    conflict(&new).await;
+    is_only_at(Some(owner(old))).await;
+    assert_eq!(post(old).await.0, 200, "it is there as it was");
+
+    let mut gateway = setup.gateway("edge", &node.fingerprint()).connect().await.unwrap();
+    gateway.subscribe(Subscription::new("acme", &new).id("s")).unwrap();
+    wait_live(&gateway, 1).await;
+    is_only_at(Some(owner(&new))).await;
+    conflict(old).await;
+    api.put("acme", old, "d", json!({"n": 1})).await;
+    api.put("acme", &new, "d", json!({"n": 2})).await;
+    let change = next_change(&mut gateway, "what the newer self watches").await;
+    assert_eq!((change.collection(), number(&change)), (new.as_str(), 2));
+
+    let (status, _) = api.call("DELETE", "/internal/v1/subscriptions/s?gatewayId=edge&tenant=acme", "").await;
+    assert_eq!(status, 204);
+    match next_event(&mut gateway, "its end").await {
+        AppEvent::Closed { reason: CloseReason::Removed, .. } => {}
+        other => panic!("{other:?}"),
+    }
+    is_only_at(None).await;
+    gateway.close().await;
+    assert_eq!(post(&new).await.0, 201);
+    is_only_at(Some(owner(&new))).await;
+    node.stop().await;
 }

@@ -65,7 +65,8 @@ impl GatewayCore {
         debug_assert!(link.session.is_none(), "a second hello would end the first");
         link.session = Some(id);
         let address = link.address.clone();
-        self.sessions.insert(id, Session::new(id, place, self.now.after(after_ms + CONNECT_MS_MAX)));
+        let ready_by = self.now.after(after_ms + connect_ms(link.failures));
+        self.sessions.insert(id, Session::new(id, place, ready_by));
         self.outputs.push_back(Output::Connect { session: id, partition, address, after_ms });
     }
 
@@ -313,7 +314,15 @@ fn check(welcome: &Welcome) -> Result<(), String> {
     Ok(())
 }
 
-/// For the connection and for the answer to the hello.
+/// How long an attempt may take, for the connection and for the answer to the hello. Little at first: one that began while nothing got
+/// through waits twice as long before each time that it tries again, and would be late once everything does. More after each that failed: a
+/// node that all Gateways come to at once is slow to answer, and must not be asked ever again for what it is about to do.
+fn connect_ms(failures: u32) -> u64 {
+    let doubled = CONNECT_MS_FIRST.checked_shl(failures.saturating_sub(1)).unwrap_or(CONNECT_MS_MAX);
+    doubled.min(CONNECT_MS_MAX)
+}
+
+const CONNECT_MS_FIRST: u64 = 2_000;
 const CONNECT_MS_MAX: u64 = 10_000;
 
 /// A session that held this long makes the next backoff begin anew.

@@ -9,7 +9,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -26,6 +26,7 @@ pub struct Cells {
     filter: ArcSwap<FilterSnapshot>,
     sync: ArcSwap<SyncState>,
     catch_up: ArcSwap<CatchUpWanted>,
+    pressing: AtomicU64,
     stats: ArcSwap<StatsSnapshot>,
     subscriptions: ArcSwap<SubscriptionCounts>,
     subscriptions_asked: AtomicBool,
@@ -50,6 +51,11 @@ impl Cells {
     /// From where subscriptions have to be read for again.
     pub fn catch_up(&self) -> Arc<CatchUpWanted> {
         self.catch_up.load_full()
+    }
+
+    /// Sessions for which reading should pause for a while: they come near to what they may hold, and their Gateways go on taking things.
+    pub fn pressing(&self) -> u64 {
+        self.pressing.load(Ordering::Acquire)
     }
 
     /// Counters, about a tenth of a second old at most while the shard works.
@@ -117,6 +123,7 @@ impl CellWriter {
             filter: ArcSwap::from_pointee(FilterSnapshot::unpublished()),
             sync: ArcSwap::default(),
             catch_up: ArcSwap::default(),
+            pressing: AtomicU64::new(0),
             stats: ArcSwap::default(),
             subscriptions: ArcSwap::default(),
             subscriptions_asked: AtomicBool::new(true),
@@ -155,6 +162,14 @@ impl CellWriter {
         if version != self.catch_up_version {
             self.catch_up_version = version;
             self.cells.catch_up.store(Arc::new(wanted()));
+            self.signal.raise();
+        }
+    }
+
+    pub fn pressing(&mut self, sessions: u64) {
+        // Written by this end only.
+        if self.cells.pressing.load(Ordering::Relaxed) != sessions {
+            self.cells.pressing.store(sessions, Ordering::Release);
             self.signal.raise();
         }
     }

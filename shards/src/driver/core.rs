@@ -24,6 +24,8 @@ pub(super) trait Core: 'static {
     /// Version of what [`Self::catch_up_wanted`] gives.
     fn catch_up_version(&self) -> u64;
     fn catch_up_wanted(&self) -> CatchUpWanted;
+    /// Sessions for which reading should pause.
+    fn pressing(&self) -> u64;
     fn stats(&self) -> ShardStats;
     fn hot_places(&self) -> Vec<HotPlace> {
         Vec::new()
@@ -86,6 +88,10 @@ impl Core for Shard {
 
     fn catch_up_wanted(&self) -> CatchUpWanted {
         Shard::catch_up_wanted(self)
+    }
+
+    fn pressing(&self) -> u64 {
+        Shard::pressing(self)
     }
 
     fn stats(&self) -> ShardStats {

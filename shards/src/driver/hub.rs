@@ -222,6 +222,7 @@ impl<C: Core> Hub<C> {
         // Before the filter: whoever sees a filter sees the Gateways whose subscriptions it holds.
         cells.sync(core.sync_version(), || core.sync_state());
         cells.catch_up(core.catch_up_version(), || core.catch_up_wanted());
+        cells.pressing(core.pressing());
         if let Some(filter) = core.take_filter() {
             cells.filter(filter);
         }

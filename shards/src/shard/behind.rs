@@ -157,6 +157,7 @@ impl Shard {
         if !session.waits.is_empty() {
             self.told_of_wants(gateway);
         }
+        self.look_at_pressure(gateway);
     }
 
     /// The session holds more than before, and much.
@@ -171,6 +172,7 @@ impl Shard {
         if !session.waits.is_empty() {
             self.told_of_wants(gateway);
         }
+        self.look_at_pressure(gateway);
     }
 
     /// It lacks nothing more of a backend. What it was behind, if it was.

@@ -87,6 +87,7 @@ impl Shard {
             }
         }
         self.stats.outboxes_full -= u64::from(session.full);
+        self.stats.outboxes_pressing -= u64::from(session.pressing);
         for waits in session.waits {
             self.passes.want(waits.backend, gateway, waits.wanted, None);
             self.passes.serve(waits.backend, -(waits.served.len() as i64));
@@ -104,9 +105,17 @@ impl Shard {
     }
 
     pub(super) fn on_reload(&mut self, reload: Reload, out: &mut Vec<Output>) {
-        let ShardLimits { outbox_bytes_max, ttl_default_s, ttl_min_s, ttl_max_s, subscribe_items_max } = reload.limits;
+        let ShardLimits {
+            outbox_bytes_max,
+            outbox_events_max,
+            ttl_default_s,
+            ttl_min_s,
+            ttl_max_s,
+            subscribe_items_max,
+        } = reload.limits;
         let config = &mut self.config;
         config.outbox_bytes_max = outbox_bytes_max;
+        config.outbox_events_max = outbox_events_max;
         (config.ttl_default_s, config.ttl_min_s, config.ttl_max_s) = (ttl_default_s, ttl_min_s, ttl_max_s);
         config.subscribe_items_max = subscribe_items_max;
         for name in reload.revoked {
@@ -123,10 +132,14 @@ impl Shard {
             return;
         };
         let Some(session) = self.gateways.session_mut(gateway) else { return };
+        let done = session.done();
         if let Err(bad) = session.ack(ack) {
             self.stats.protocol_violations += 1;
             self.refuse(gateway, ErrorCode::ProtocolViolation, bad.to_string(), out);
             return;
+        }
+        if session.done() > done {
+            session.progress_at = self.time;
         }
         self.samples.acked(session);
         self.settle_done(gateway);
@@ -146,6 +159,7 @@ impl Shard {
             self.answer_on_credit(gateway, out);
             self.check_received(gateway, out);
             self.beat(gateway, out);
+            self.look_at_pressure(gateway);
         }
     }
 

@@ -12,13 +12,17 @@ use wire::ErrorCode;
 use super::{ApiError, Shared, in_time};
 use crate::control::{
     metrics,
-    state::{Health, ShardPlace},
+    state::{Health, Readiness, ShardPlace},
 };
 
-/// Ready or not, and why. The same body for `/health` and `/health/ready`.
+/// Ready, degraded or neither, and why. The same body for `/health` and `/health/ready`.
 pub(super) async fn health(State(app): Shared) -> (StatusCode, Json<Health>) {
     let health = app.state.health();
-    let status = if health.reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = match health.status {
+        // To take a node that lags out of service would leave its Gateways without any.
+        Readiness::Ready | Readiness::Degraded => StatusCode::OK,
+        Readiness::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+    };
     (status, Json(health))
 }
 

@@ -20,7 +20,7 @@ use crate::{
     },
     ingest::{
         source::embedded::StoreOptions,
-        status::{BackendStatus, IngestPicture, IngestStatus, Phase},
+        status::{BackendStatus, IngestPicture, IngestStatus, Phase, ShardLag},
     },
 };
 
@@ -391,6 +391,23 @@ async fn health_says_what_is_missing() {
     publish(backend(Phase::Reading, None));
     let (status, health) = node.call(Method::GET, "/health", None, Value::Null).await;
     assert_eq!((status, &health["status"]), (200, &json!("ready")), "{health}");
+
+    // A shard that lags is said to, and no reason to take the node's Gateways away from it.
+    let lag = ShardLag { waiting: 7_000, lasts: Duration::from_millis(12_345) };
+    let lags = vec![None, Some(lag), None];
+    node.ingest.publish(IngestPicture {
+        backends: vec![backend(Phase::Reading, None)],
+        lags,
+        ..IngestPicture::default()
+    });
+    let (status, health) = node.call(Method::GET, "/health/ready", None, Value::Null).await;
+    assert_eq!((status, &health["status"]), (200, &json!("degraded")));
+    assert_eq!(health["reasons"], json!(["shard 1 lags: 7000 items wait in its ring, for 12 s"]));
+    assert_eq!((&health["shards"][1]["lags_ms"], &health["shards"][0]["lags_ms"]), (&json!(12_345), &Value::Null));
+    let (_, metrics) = node.call_raw(Method::GET, "/metrics", None, "").await;
+    assert!(metrics.contains("streamer_shard_lagging{shard=\"1\"} 1"), "{metrics}");
+
+    publish(backend(Phase::Reading, None));
     node.state.set_shard_ended(1);
     assert_eq!(node.call(Method::GET, "/health/ready", None, Value::Null).await.0, 503);
     assert_eq!(node.call(Method::GET, "/health/live", None, Value::Null).await.0, 503);

@@ -20,7 +20,7 @@ use self::tables::{INGEST_COUNTERS, SHARD_COUNTERS, SHARD_GAUGES, SHARD_LATENCIE
 use super::state::{NodeState, Reload};
 use crate::ingest::{
     normalize::Skip,
-    status::{BackendStatus, CatchUpStatus, IngestPicture, Phase},
+    status::{BackendStatus, CatchUpStatus, IngestPicture, PauseReason, Phase, ShardPauses},
 };
 
 /// Content type of what [`render`] gives.
@@ -90,6 +90,7 @@ impl Collector for NodeCollector {
         let help = "Whether the backend has told nothing for long, though it should have";
         family(&mut encoder, "backend_stalled", help, MetricType::Gauge, stalled)?;
         catch_up(&mut encoder, &picture)?;
+        pauses(&mut encoder, &picture)?;
         let tokens = backends().map(|b| (of_backend(b), b.tokens));
         family(&mut encoder, "backend_tokens", "Resume tokens kept until they are settled", MetricType::Gauge, tokens)?;
         if let Some(age) = state.ingest.checkpoint_age_ms(state.now_ms()) {
@@ -168,6 +169,26 @@ impl Collector for NodeCollector {
             resyncs,
         )
     }
+}
+
+/// When and for which shard reading pauses, and which shards lag.
+fn pauses(encoder: &mut DescriptorEncoder<'_>, picture: &IngestPicture) -> fmt::Result {
+    let by_reason = |value: fn(&ShardPauses, PauseReason) -> u64| {
+        picture.pauses.iter().enumerate().flat_map(move |(index, pauses)| {
+            PauseReason::ALL.map(|reason| {
+                let labels = [of_shard(index), vec![("reason", reason.name().to_owned())]].concat();
+                (labels, value(pauses, reason))
+            })
+        })
+    };
+    let counts = by_reason(|pauses, reason| pauses.count[reason as usize]);
+    family(encoder, "ingest_pauses", "Times that reading paused for a shard", MetricType::Counter, counts)?;
+    let times = by_reason(|pauses, reason| pauses.time[reason as usize].as_millis() as u64);
+    let help = "Milliseconds that reading paused for a shard";
+    family(encoder, "ingest_paused_milliseconds", help, MetricType::Counter, times)?;
+    let lags = picture.lags.iter().enumerate().map(|(index, lag)| (of_shard(index), u64::from(lag.is_some())));
+    let help = "Whether the shard takes in less than is read";
+    family(encoder, "shard_lagging", help, MetricType::Gauge, lags)
 }
 
 /// What the catch-up cursors do, by backend.

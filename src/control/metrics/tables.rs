@@ -103,6 +103,9 @@ pub(super) const SHARD_GAUGES: &[ShardCounter] = &[
         s.shard.subscriptions_behind
     }),
     ("shard_outboxes_full", "Sessions for which nothing more is put into the log", |s| s.shard.outboxes_full),
+    ("shard_outboxes_pressing", "Sessions near their outbox's bound whose Gateways go on taking things", |s| {
+        s.shard.outboxes_pressing
+    }),
     ("shard_subscriptions_pending", "Subscriptions that wait for the ingest thread to see them", |s| {
         s.shard.subscriptions_pending
     }),

@@ -345,7 +345,7 @@ impl World {
         let passed = next.min(self.history.events.last().map_or(0, |event| event.position.0));
         let resume = self.random.random_bool(0.5).then(|| self.history.token_before(end)).flatten();
         self.cursor = Some(end);
-        self.catch_up.batch(0, Batch { events, resume, passed: self.tells.then_some(passed) });
+        self.catch_up.batch(0, Batch { events, resume, passed: self.tells.then_some(passed), ..Batch::default() });
     }
 
     fn break_cursor(&mut self) {

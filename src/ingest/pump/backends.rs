@@ -2,13 +2,16 @@
 
 use tokio::time::Instant;
 
-use super::{PROGRESS_EVERY, Pump, backoff};
+use super::{
+    PROGRESS_EVERY, Pump, backoff,
+    halt::{Halt, Halted},
+};
 use crate::{
     checkpoint::BackendCheckpoint,
     config::{HistoryLost, Missing, Oversize},
     ingest::{
         reader::{self, FromReader, Reading, Said},
-        source::{Batch, Identity, Purpose, SourceError, Start},
+        source::{Identity, Purpose, SourceError, Start},
         start::start_after,
         status::Phase,
     },
@@ -45,7 +48,10 @@ impl Pump {
             Said::Identified(identity) => self.identified(index, identity),
             Said::Opened { start } => self.opened(index, start),
             Said::Batch(batch) => {
-                self.moved(index, &batch);
+                let backend = &mut self.backends[index];
+                if backend.signs.hear(&batch, Instant::now()) {
+                    tracing::info!(backend = backend.source.name(), "the source goes on");
+                }
                 if !batch.events.is_empty() {
                     self.in_hand_since.get_or_insert(said_at);
                 }
@@ -65,14 +71,7 @@ impl Pump {
                 }
             }
             Said::TooLarge(event) => self.skip(index, &event),
-            Said::TooLargeUnknown(error) => self.halt(
-                index,
-                format!(
-                    "the next event is too large to be read, and what it is can't be found out: {error}. To go on behind it, stop the \
-                     node, run `streamer checkpoint reset`, and start it: it then reads from now, and what happened since is not \
-                     delivered"
-                ),
-            ),
+            Said::TooLargeUnknown(error) => self.halt(index, Halt::OversizeUnknown(error)),
             Said::Failed(error) => self.failed(index, error),
         }
     }
@@ -92,38 +91,18 @@ impl Pump {
         }
     }
 
-    /// Notes that a source has told something new, if it has.
-    fn moved(&mut self, index: usize, batch: &Batch) {
-        let backend = &mut self.backends[index];
-        let is_new = !batch.events.is_empty() || batch.resume != backend.last_token || batch.resume.is_none();
-        if !is_new && backend.source.moves_when_idle() {
-            return;
-        }
-        backend.last_token.clone_from(&batch.resume);
-        backend.moved_at = Instant::now();
-        if std::mem::take(&mut backend.is_stalled) {
-            tracing::info!(backend = backend.source.name(), "the source goes on");
-        }
-    }
-
-    /// An alarm for every backend whose source has told nothing for long, though it should have. One that is halted, or waits for
-    /// others, says so by its phase.
+    /// An alarm for every backend whose source has given no sign of life for long. One that is halted, or waits for others, says so by
+    /// its phase.
     pub(super) fn look_for_stalls(&mut self, now: Instant) {
-        let after = self.config.stalled_after;
         for backend in &mut self.backends {
             match backend.phase {
                 Phase::Connecting | Phase::Opening | Phase::Reading | Phase::Retrying => {}
-                Phase::Registration | Phase::Waiting | Phase::Halted => {
-                    backend.moved_at = now;
-                    backend.is_stalled = false;
-                }
+                Phase::Registration | Phase::Waiting | Phase::Halted => backend.signs.is_not_read(now),
             }
-            let silent = now.saturating_duration_since(backend.moved_at);
-            if !backend.is_stalled && !after.is_zero() && silent >= after {
-                backend.is_stalled = true;
+            if let Some(silent) = backend.signs.look(now, self.config.stalled_after) {
                 tracing::error!(
                     backend = backend.source.name(),
-                    "the source has told nothing new for {silent:?}: it may have stopped, or be cut off"
+                    "the source has told nothing new for {silent:?}: it doesn't answer, or its stream has stopped though its own time goes on"
                 );
             }
         }
@@ -140,14 +119,7 @@ impl Pump {
         if let Some((saved_lineage, saved_source)) = known
             && saved_lineage != lineage.0
         {
-            self.halt(
-                index,
-                format!(
-                    "the checkpoint is of another source or of another pipeline ({saved_source}; now: {now}): its place means \
-                     nothing here. Put the configuration back, or run `streamer checkpoint reset`: reading then starts from \
-                     now, and what happened since is not delivered"
-                ),
-            );
+            self.halt(index, Halt::OtherSource { saved: saved_source, now });
         } else if self.core.resume_point(index).is_some() {
             self.reopen(index);
         } else if self.awaited.is_some() {
@@ -166,12 +138,7 @@ impl Pump {
                     tracing::info!(backend = name, "no checkpoint: reading starts from now");
                     self.open(index, Start::Now);
                 }
-                Missing::Fail => self.halt(
-                    index,
-                    "there is no checkpoint, and `checkpoint.on_missing` is \"fail\": set it to \"from_now\" to start reading \
-                     from now"
-                        .to_owned(),
-                ),
+                Missing::Fail => self.halt(index, Halt::NoCheckpoint),
             }
             return;
         };
@@ -223,6 +190,7 @@ impl Pump {
         let Some(identity) = &backend.identity else { return };
         backend.phase = Phase::Reading;
         backend.error = None;
+        backend.signs.opened();
         let first = self.core.resume_point(index).is_none();
         let token = backend
             .saved
@@ -278,43 +246,23 @@ impl Pump {
         self.backends[index].attempt += 1;
         match error {
             // The timestamp that is configured for this case is lost, too.
-            SourceError::HistoryLost(why) if self.backends[index].after_loss => self.halt(
-                index,
-                format!(
-                    "the source no longer has what comes next, nor what comes after `checkpoint.history_lost_timestamp`: {why}. Set it \
-                     to a later time, or `checkpoint.on_history_lost` to \"from_now\", and start the node again"
-                ),
-            ),
+            SourceError::HistoryLost(why) if self.backends[index].after_loss => {
+                self.halt(index, Halt::TimestampLost(why));
+            }
             SourceError::HistoryLost(why) if self.config.on_history_lost != HistoryLost::Fail => {
-                tracing::error!(backend = name, "history lost ({why}): every subscription is told, and reading goes on");
+                tracing::error!(
+                    backend = name,
+                    "history lost ({why}): every subscription is told, and reading goes on"
+                );
                 self.open_after_loss(index);
             }
-            SourceError::HistoryLost(why) => self.halt(
-                index,
-                format!(
-                    "the source no longer has what comes next: {why}. Stop the node, run `streamer checkpoint reset`, and start it: \
-                     it then reads from now. `checkpoint.on_history_lost = \"from_now\"` does so by itself and tells every \
-                     subscription of the gap; \"from_timestamp\" does so from a given time on"
-                ),
-            ),
-            SourceError::BadToken(why) => self.halt(
-                index,
-                format!(
-                    "the source refuses the place to go on from: {why}. If it is the right source, stop the node, run `streamer \
-                     checkpoint reset`, and start it: it then reads from now, and what happened since is not delivered"
-                ),
-            ),
+            SourceError::HistoryLost(why) => self.halt(index, Halt::HistoryLost(why)),
+            SourceError::BadToken(why) => self.halt(index, Halt::BadToken(why)),
             SourceError::Oversize(_) if self.config.oversize == Oversize::Skip => {
                 self.backends[index].one_by_one = true;
                 self.reopen(index);
             }
-            SourceError::Oversize(why) => self.halt(
-                index,
-                format!(
-                    "the next event is too large to be read: {why}. `checkpoint.oversize = \"skip\"` goes on behind it, and tells \
-                     every subscription that it may concern"
-                ),
-            ),
+            SourceError::Oversize(why) => self.halt(index, Halt::Oversize(why)),
             SourceError::Ended(why) => {
                 tracing::warn!(backend = name, "stream ended ({why}); reopening after it");
                 self.backends[index].one_by_one = false;
@@ -334,7 +282,11 @@ impl Pump {
         }
     }
 
-    fn halt(&mut self, index: usize, why: String) {
+    fn halt(&mut self, index: usize, halt: Halt) {
+        let place = self.core.resume_point(index).map(|point| point.position);
+        let backend = &mut self.backends[index];
+        let place = place.or_else(|| backend.saved.as_ref().map(|saved| saved.resume_point().position));
+        let why = Halted { halt: &halt, backend: backend.source.name(), place }.to_string();
         let backend = &mut self.backends[index];
         tracing::error!(backend = backend.source.name(), "{why}");
         backend.phase = Phase::Halted;

@@ -82,7 +82,9 @@ impl Pump {
             let reads = |backend: usize| self.backends[backend].phase == Phase::Reading;
             self.catch_up.tick(&self.core, Millis(self.started.elapsed().as_millis() as u64), reads, &mut self.out);
         }
-        let has_turn = self.from_readers.is_empty() || self.live_turns >= LIVE_TURNS_MAX;
+        // What pauses live reading is not to be filled up by passes.
+        let has_turn =
+            !self.pause_budget.is_paused() && (self.from_readers.is_empty() || self.live_turns >= LIVE_TURNS_MAX);
         if has_turn {
             self.live_turns = 0;
             while let Ok(said) = self.from_cursors.try_recv() {

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - What the core puts out reaches the rings in its order; while a ring is full nothing is read, and the shard is named.
+//! - Before Gateways that go on taking things are given too much, reading pauses for a bounded time (`pause.rs`).
 //! - The shards' cells are looked at before every batch and at every wait.
 //! - A stream is reopened at the core's resume point, never "now" by accident.
 //! - Nothing is read before every backend has a start position: no subscription is live until then, so nobody would get it.
@@ -12,6 +13,9 @@
 mod backends;
 mod catch_up;
 mod checkpoints;
+mod halt;
+mod pause;
+mod signs;
 #[cfg(test)]
 mod tests;
 
@@ -21,14 +25,18 @@ use std::{
     time::Duration,
 };
 
-use self::catch_up::CursorReader;
+use self::{
+    catch_up::CursorReader,
+    pause::{Budget, Look, OfShard},
+    signs::Signs,
+};
 use super::{
     catch_up::CatchUpCore,
     core::{IngestCore, ToShard},
     reader::{FromReader, READ_AHEAD},
     route::ShardIndex,
-    source::{Identity, ResumeToken, Source},
-    status::{BackendStatus, IngestPicture, IngestStatus, Phase},
+    source::{Identity, Source},
+    status::{BackendStatus, IngestPicture, IngestStatus, PauseReason, Phase},
 };
 use crate::{
     checkpoint::{BackendCheckpoint, Checkpoint, CheckpointError, CheckpointStore},
@@ -82,6 +90,8 @@ pub struct PumpConfig {
     pub halve_within: Duration,
     /// A source that has told nothing for this long, though it should have, is an alarm. Zero: never.
     pub stalled_after: Duration,
+    /// How long reading pauses at most, before Gateways that go on taking things are given more than they may hold. Zero: never.
+    pub pause_max: Duration,
     /// What to do with a backend that has no checkpoint.
     pub on_missing: Missing,
 }
@@ -131,10 +141,7 @@ struct Backend {
     after_loss: bool,
     /// The stream is being opened to get past an event that is too large.
     one_by_one: bool,
-    /// When the source last told something new, and the last token that it told.
-    moved_at: Instant,
-    last_token: Option<ResumeToken>,
-    is_stalled: bool,
+    signs: Signs,
     saved: Option<BackendCheckpoint>,
 }
 
@@ -145,6 +152,9 @@ pub struct Pump {
     core: IngestCore,
     backends: Vec<Backend>,
     links: Vec<Link>,
+    /// Of each shard.
+    pauses: Vec<OfShard>,
+    pause_budget: Budget,
     config: PumpConfig,
     status: Arc<IngestStatus>,
     cells_changed: Arc<CellSignal>,
@@ -219,9 +229,7 @@ impl Pump {
                 task: None,
                 after_loss: false,
                 one_by_one: false,
-                moved_at: now,
-                last_token: None,
-                is_stalled: false,
+                signs: Signs::new(now),
             })
             .collect();
         let awaited = saved
@@ -231,6 +239,7 @@ impl Pump {
         let (to_pump, from_readers) = mpsc::channel(READ_AHEAD);
         // Room for what every cursor's reader can say before it waits for its turn.
         let (to_catch_up, from_cursors) = mpsc::channel(2 * backends.len().max(1));
+        let pause_budget = Budget::new(config.pause_max, now);
         let mut pump = Self {
             catch_up: CatchUpCore::new(&core, config.halve_within),
             cursors: backends.iter().map(|_| CursorReader::new()).collect(),
@@ -265,11 +274,9 @@ impl Pump {
             saving: Vec::new(),
             hastened_from: now,
             ended: None,
-            picture: IngestPicture {
-                ring_full: vec![0; links.len()],
-                checkpoint_bad_slots: store.bad_slots(),
-                ..IngestPicture::default()
-            },
+            picture: IngestPicture { checkpoint_bad_slots: store.bad_slots(), ..IngestPicture::default() },
+            pauses: links.iter().map(|_| OfShard::default()).collect(),
+            pause_budget,
             links,
             store: Some(store),
             publish_at: now,
@@ -320,7 +327,7 @@ impl Pump {
         tokio::select! {
             biased;
             _ = self.phase.changed() => {}
-            said = self.from_readers.recv(), if !self.begun && self.filters_due.is_empty() => {
+            said = self.from_readers.recv(), if !self.begun && self.filters_due.is_empty() && !self.pause_budget.is_paused() => {
                 if let Some(said) = said {
                     self.live_turns = self.live_turns.saturating_add(1);
                     self.hear(said);
@@ -360,6 +367,7 @@ impl Pump {
             .chain(checkpoint)
             .chain(self.progress_at)
             .chain(catch_up)
+            .chain(self.pause_budget.ends_at())
             .chain([latest])
             .min()
             .unwrap_or(latest)
@@ -417,6 +425,7 @@ impl Pump {
             self.filters_due.clear();
         }
         self.take_out();
+        self.look_at_pressure();
         if self.awaited.is_some() && self.missing_gateways().is_empty() {
             tracing::info!("all Gateways that the checkpoint names are back");
             self.pass_barrier();
@@ -434,12 +443,46 @@ impl Pump {
         if let Some(since) = in_hand_since {
             self.picture.latency.observe(now_nanos().since(since));
         }
-        if !waited {
-            return;
+        if waited {
+            self.resumes(Instant::now());
         }
-        // It was not for the sources that nothing was read meanwhile.
+    }
+
+    /// It was not for the sources that nothing was read meanwhile.
+    fn resumes(&mut self, now: Instant) {
+        self.backends.iter_mut().for_each(|backend| backend.signs.excuse(now));
+    }
+
+    /// Begins or ends a pause for Gateways that come near to what may wait for them.
+    fn look_at_pressure(&mut self) {
         let now = Instant::now();
-        self.backends.iter_mut().for_each(|backend| backend.moved_at = now);
+        let pressed = |link: &Link| link.cells.pressing() > 0;
+        let look = self.pause_budget.look(now, self.links.iter().any(pressed));
+        match look {
+            Look::Same if !self.pause_budget.is_paused() => return,
+            Look::Same | Look::Begins => {}
+            Look::Ends => self.resumes(now),
+            Look::Spent => {
+                self.resumes(now);
+                tracing::warn!(
+                    "reading goes on after a pause of {:?}, though Gateways of {} still have nearly as much waiting as they may: what \
+                     is too much is read for them again once they have taken it",
+                    self.config.pause_max,
+                    self.names_of(pressed)
+                );
+            }
+        }
+        for (link, pauses) in self.links.iter().zip(&mut self.pauses) {
+            match self.pause_budget.is_paused() && pressed(link) {
+                true => pauses.begins(PauseReason::OutboxFull, now),
+                false => pauses.ends(PauseReason::OutboxFull, now),
+            }
+        }
+    }
+
+    fn names_of(&self, which: impl Fn(&Link) -> bool) -> String {
+        let names = self.links.iter().filter(|link| which(link)).map(|link| link.ring.name().to_owned());
+        names.collect::<Vec<_>>().join(", ")
     }
 
     /// How many items go into rings before the one of this batch that is timed. `None`: it is not yet time for another one.
@@ -469,13 +512,18 @@ impl Pump {
                 }
             }
             match self.links[index].ring.try_push(item) {
-                Ok(()) => continue,
+                Ok(()) => {
+                    if waited {
+                        self.pauses[index].ends(PauseReason::RingFull, Instant::now());
+                    }
+                    continue;
+                }
                 // A shard's thread that has ended is reported by the node, which then stops; there is nobody to give this to.
                 Err(PushError::Closed(_)) => continue,
                 Err(PushError::Full(item)) => self.pending.push_front((shard, item)),
             }
             waited = true;
-            self.picture.ring_full[index] += 1;
+            self.pauses[index].begins(PauseReason::RingFull, Instant::now());
             tokio::select! {
                 _ = self.links[index].ring.room() => {}
                 _ = self.cells_changed.changed() => {}
@@ -486,6 +534,9 @@ impl Pump {
                 break;
             }
             self.look_at_cells();
+            if Instant::now() >= self.publish_at {
+                self.publish();
+            }
         }
         waited
     }
@@ -528,8 +579,15 @@ impl Pump {
     }
 
     fn publish(&mut self) {
-        self.publish_at = Instant::now() + PUBLISH_EVERY;
+        let now = Instant::now();
+        self.publish_at = now + PUBLISH_EVERY;
         let mut picture = self.picture.clone();
+        for (link, pauses) in self.links.iter().zip(&mut self.pauses) {
+            let (name, ring) = (link.ring.name(), link.ring.stats());
+            pauses.look(now);
+            picture.pauses.push(pauses.counts);
+            picture.lags.push(pauses.look_at_ring(name, link.ring.has_room_to_spare(), ring.pushed - ring.popped, now));
+        }
         picture.counters = self.core.counters().clone();
         picture.backends = self
             .backends
@@ -544,7 +602,7 @@ impl Pump {
                 error: backend.error.clone(),
                 reopenings: backend.reopenings,
                 tokens: self.core.tokens(index) as u64,
-                stalled: backend.is_stalled.then(|| backend.moved_at.elapsed()),
+                stalled: backend.signs.alarm(now),
                 catch_up: self.catch_up_status(index),
                 settled_lag: self.settled_lag(index),
             })

@@ -4,6 +4,7 @@
 
 mod catch_up;
 mod faults;
+mod pauses;
 mod store;
 
 use std::{
@@ -60,7 +61,8 @@ struct Script {
     large: BTreeSet<u64>,
     /// Events in a batch.
     batch_max: usize,
-    moves_when_idle: bool,
+    /// Streams say nothing, not even that there is nothing.
+    silent: bool,
     /// Streams that are open now, and the most that have been, by purpose.
     open: [usize; 2],
     open_max: [usize; 2],
@@ -171,10 +173,6 @@ impl Source for Scripted {
         assert!(script.large.contains(&next), "{} isn't too large", next >> 32);
         futures::future::ready(Ok(event(next))).boxed()
     }
-
-    fn moves_when_idle(&self) -> bool {
-        self.script().moves_when_idle
-    }
 }
 
 struct Stream {
@@ -224,7 +222,8 @@ impl SourceStream for Stream {
             loop {
                 let events = self.batch()?;
                 if !events.is_empty() || Instant::now() >= deadline {
-                    return Ok(Batch { events: events.into_iter().map(event).collect(), resume: None, passed: None });
+                    let answered = !self.script.lock().unwrap().silent;
+                    return Ok(Batch { events: events.into_iter().map(event).collect(), answered, ..Batch::default() });
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -306,6 +305,7 @@ impl World {
             oversize: Oversize::Fail,
             halve_within: Duration::from_secs(3_600),
             stalled_after: Duration::ZERO,
+            pause_max: Duration::from_secs(3_600),
             on_missing: Missing::FromNow,
         };
         configure(&mut config);

@@ -63,6 +63,10 @@ pub struct Batch {
     /// Every event of an earlier cluster time than this has come out of the stream by the end of this batch; `None` where the source
     /// doesn't say. That a batch is empty says nothing: a server may answer so while it is still searching.
     pub passed: Option<u64>,
+    /// The source has answered while this was waited for. An empty batch without it only says that the wait is over.
+    pub answered: bool,
+    /// The source's own time as it told it with its last answer, if it does: not before the cluster time of anything that it has.
+    pub time: Option<u64>,
 }
 
 /// A configured backend.
@@ -84,11 +88,6 @@ pub trait Source: Send + Sync {
     fn too_large(&self, _start: Start, _purpose: Purpose) -> BoxFuture<'_, Result<Bytes, SourceError>> {
         let error = SourceError::Oversize("this kind of source can't tell what it is".into());
         futures::future::ready(Err(error)).boxed()
-    }
-
-    /// Whether the tokens of an open stream go on even if nothing happens in what is watched. Of one that is so, silence is a failure.
-    fn moves_when_idle(&self) -> bool {
-        false
     }
 
     /// Told before the source is asked for its identity: this place in its history was read once. A source that finds its history

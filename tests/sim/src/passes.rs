@@ -81,7 +81,7 @@ impl Passes {
             self.cursor = Some(cursor + events.len());
             let is_all = cursor + events.len() == history.len();
             let passed = is_all.then(|| history.passed());
-            self.core.batch(0, Batch { events, resume, passed });
+            self.core.batch(0, Batch { events, resume, passed, ..Batch::default() });
         }
         self.core.work(live, 0, max, out).expect("the simulated source keeps to its protocol");
         before != (self.core.pass(0), self.core.counters(0).events, out.len())

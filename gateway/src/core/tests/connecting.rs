@@ -45,6 +45,20 @@ fn addresses_are_tried_in_turn_with_growing_waits() {
 }
 
 #[test]
+fn an_attempt_that_isnt_answered_is_given_up_soon_at_first_and_later_after_each_that_failed() {
+    let mut world = World::live();
+    world.lose(0);
+    // From the third on, the node is looked for anew.
+    for whole in [2_000, 4_000, 2_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
+        let attempt = world.attempt();
+        world.pass(attempt.after_ms + whole - 1);
+        assert!(world.attempts.is_empty(), "given up before {whole} ms");
+        world.pass(1);
+        assert_eq!(world.attempts.len(), 1, "not given up after {whole} ms");
+    }
+}
+
+#[test]
 fn a_lost_session_is_followed_by_another_and_counted() {
     let mut world = World::live();
     world.lose(0);
@@ -204,7 +218,7 @@ fn a_stream_that_is_not_read_is_not_silent() {
 fn a_hello_without_an_answer_is_given_up() {
     let mut world = World::new(1);
     let session = world.greet();
-    world.pass(9_999);
+    world.pass(1_999);
     assert!(world.closed.is_empty());
     world.pass(1);
     assert_eq!(world.closed, [(session, None)]);

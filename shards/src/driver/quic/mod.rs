@@ -124,6 +124,7 @@ pub(super) fn server_config(tls: &rustls::ServerConfig, config: &QuicConfig) -> 
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(Some(IdleTimeout::try_from(idle).map_err(|_| TlsError::IdleTimeout(config.idle_timeout_ms))?))
+        .initial_rtt(INITIAL_RTT)
         .keep_alive_interval(Some(idle / 3))
         .send_window(config.send_window_bytes)
         .receive_window(VarInt::from_u32(config.receive_window_bytes))
@@ -144,6 +145,8 @@ pub(super) fn server_config(tls: &rustls::ServerConfig, config: &QuicConfig) -> 
     Ok(server)
 }
 
+/// What a round trip is taken to last before one was seen: an answer that is lost is sent again after three times as long.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 const INCOMING_BYTES: u64 = 64 * 1024;
 const INCOMING_BYTES_TOTAL: u64 = 16 * 1024 * 1024;
 

@@ -99,6 +99,10 @@ impl Core for Tiny {
         SyncState::default()
     }
 
+    fn pressing(&self) -> u64 {
+        0
+    }
+
     fn stats(&self) -> ShardStats {
         ShardStats::default()
     }

@@ -6,6 +6,7 @@ mod continuity;
 mod delivering;
 mod lives;
 mod many;
+mod pressure;
 mod registering;
 mod storms;
 mod timing;

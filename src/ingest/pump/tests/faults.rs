@@ -121,18 +121,24 @@ async fn a_loss_of_live_reading_ends_the_pass() {
 
 #[tokio::test]
 async fn a_source_that_falls_silent_is_an_alarm_until_it_goes_on() {
-    let (a, _reach) = source("a", &[11]);
-    let (quiet, _reach_quiet) = source("quiet", &[11]);
-    a.script().refusals = (0..12).map(|_| SourceError::Transient("away".into())).collect();
-    let configure = |config: &mut PumpConfig| config.stalled_after = Duration::from_millis(200);
-    let mut world = World::configured(&[&a, &quiet], Some(checkpoint(&["a", "quiet"], &[])), configure, |_| {});
+    let (away, _reach) = source("away", &[11]);
+    let (mute, _reach_mute) = source("mute", &[11]);
+    away.script().refusals = (0..12).map(|_| SourceError::Transient("away".into())).collect();
+    let configure = |config: &mut PumpConfig| config.stalled_after = Duration::from_millis(1_500);
+    let kept = Some(checkpoint(&["away", "mute"], &[]));
+    let mut world = World::configured(&[&away, &mute], kept, configure, |_| {});
     let stalled = |world: &World, backend: usize| {
         world.status.picture().backends.get(backend).is_some_and(|backend| backend.stalled.is_some())
     };
     until(|| stalled(&world, 0)).await;
-    a.script().refusals.clear();
+    away.script().refusals.clear();
     until(|| world.phase_of(0) == Some(Phase::Reading)).await;
     world.told().await;
-    until(|| !stalled(&world, 0)).await;
+    until(|| !stalled(&world, 0) && !stalled(&world, 1)).await;
+    // It is open, and its stream says nothing.
+    mute.script().silent = true;
+    until(|| stalled(&world, 1)).await;
+    mute.script().silent = false;
+    until(|| !stalled(&world, 1)).await;
     world.stop().await;
 }

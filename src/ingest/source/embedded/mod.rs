@@ -180,7 +180,7 @@ impl Stream {
 
     fn batch(&self, events: Vec<Bytes>) -> Batch {
         let resume = ResumeToken(token(self.store.shared().id(), self.after).into_bytes().into());
-        Batch { events, resume: Some(resume), passed: Some(self.after + 1) }
+        Batch { events, resume: Some(resume), passed: Some(self.after + 1), answered: true, time: None }
     }
 }
 

@@ -283,11 +283,6 @@ impl Source for MongoSource {
     fn too_large(&self, start: Start, _purpose: Purpose) -> BoxFuture<'_, Result<Bytes, SourceError>> {
         self.outline(start).boxed()
     }
-
-    /// A primary writes something every ten seconds, for this.
-    fn moves_when_idle(&self) -> bool {
-        true
-    }
 }
 
 /// A cluster time as one number.

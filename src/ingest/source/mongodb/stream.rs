@@ -45,11 +45,16 @@ impl MongoStream {
             return Err(ended.clone());
         }
         let deadline = Instant::now() + wait;
-        let (mut resume, mut passed) = (None, None);
+        let mut idle = Batch::default();
         loop {
             match tokio::time::timeout_at(deadline, self.batches.recv()).await {
                 Ok(Some(Ok(batch))) if batch.events.is_empty() => {
-                    (resume, passed) = (batch.resume.or(resume), batch.passed.or(passed));
+                    idle = Batch {
+                        resume: batch.resume.or(idle.resume),
+                        passed: batch.passed.or(idle.passed),
+                        time: batch.time.or(idle.time),
+                        ..batch
+                    };
                 }
                 Ok(Some(Ok(batch))) => return Ok(batch),
                 Ok(Some(Err(error))) => {
@@ -60,7 +65,7 @@ impl MongoStream {
                 Ok(None) => {
                     return Err(SourceError::Transient("the task that reads the change stream has ended".into()));
                 }
-                Err(_) => return Ok(Batch { events: Vec::new(), resume, passed }),
+                Err(_) => return Ok(idle),
             }
         }
     }
@@ -173,7 +178,9 @@ impl Replies {
         if !self.fragments.is_between() {
             token = None;
         }
-        batch.passed = token.and_then(|token| self.times.passed(token, told_time(whole)));
+        batch.answered = true;
+        batch.time = told_time(whole);
+        batch.passed = token.and_then(|token| self.times.passed(token, batch.time));
         let token = token.or_else(|| last?.get_document("_id").ok());
         batch.resume = token.map(|token| ResumeToken(Bytes::copy_from_slice(token.as_bytes())));
         Ok(batch)
