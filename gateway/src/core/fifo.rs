@@ -61,6 +61,16 @@ pub(super) enum State {
     Done,
 }
 
+/// What is to become of an item that is next for the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Wanted,
+    /// It is done unseen.
+    Unwanted,
+    /// It can't be told yet. Nothing behind it is given out before it is.
+    HeldBack,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Fifo {
     entries: VecDeque<Entry>,
@@ -100,18 +110,20 @@ impl Fifo {
         }
     }
 
-    /// The next item that waits for the application. `wanted` says whether anybody still wants it; what nobody wants is done
-    /// unseen.
+    /// The next item that waits for the application.
     pub(super) fn hand(
         &mut self,
-        mut wanted: impl FnMut(SubscriptionRef) -> bool,
+        mut fate: impl FnMut(SubscriptionRef) -> Fate,
     ) -> Option<(Token, Option<SubscriptionRef>, AppEvent)> {
         while let Some(entry) = self.entries.get_mut(self.handed) {
+            match entry.subscription.map_or(Fate::Wanted, &mut fate) {
+                Fate::Wanted => {}
+                Fate::Unwanted => entry.event = None,
+                Fate::HeldBack if entry.event.is_some() => return None,
+                Fate::HeldBack => {}
+            }
             let token = Token(self.base + self.handed as u64);
             self.handed += 1;
-            if !entry.subscription.is_none_or(&mut wanted) {
-                entry.event = None;
-            }
             match entry.event.take() {
                 Some(event) => {
                     entry.state = if event.is_notice() { State::Done } else { State::Handed };
@@ -141,6 +153,12 @@ impl Fifo {
         self.base += 1;
         self.handed = self.handed.saturating_sub(1);
         self.entries.pop_front()
+    }
+
+    /// Whether the next item that waits for the application is held back.
+    pub(super) fn is_held_back(&self, fate: impl FnOnce(SubscriptionRef) -> Fate) -> bool {
+        let next = self.entries.get(self.handed).filter(|entry| entry.event.is_some());
+        next.and_then(|entry| entry.subscription).map(fate) == Some(Fate::HeldBack)
     }
 
     /// Items that wait for the application or for its being done.
