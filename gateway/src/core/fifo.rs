@@ -5,7 +5,7 @@
 //! - Entries before `handed` have been given to the application or needed no giving; those from there on wait.
 //! - A token is the entry's number since the beginning; `base` is the number of the front entry.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use wire::{Position, Positions};
 
@@ -76,6 +76,8 @@ pub(super) struct Fifo {
     entries: VecDeque<Entry>,
     base: u64,
     handed: usize,
+    /// The number of each session's last entry, be it that this has left.
+    last_of: BTreeMap<SessionId, u64>,
 }
 
 impl Entry {
@@ -87,11 +89,12 @@ impl Entry {
 
 impl Fifo {
     pub(super) fn push(&mut self, entry: Entry) {
-        // Marks without an effect of their own pile up on idle applications and busy duplicates: one is enough.
-        if let Some(last) = self.entries.back_mut()
-            && last.is_plain_mark()
-            && entry.is_plain_mark()
-            && last.session == entry.session
+        // Marks without an effect of their own pile up on idle applications and busy duplicates: one of a session is enough, where nothing
+        // of that session stands behind it. What stands there of others is none of its business: whatever it speaks of was bound in its
+        // session, which is an entry before it, and so are the items that came of it in sessions before.
+        if entry.is_plain_mark()
+            && let Some(last) = self.last_of.get(&entry.session).and_then(|number| number.checked_sub(self.base))
+            && let Some(last) = self.entries.get_mut(last as usize).filter(|last| last.is_plain_mark())
         {
             last.seq = last.seq.max(entry.seq);
             if let Effect::Floor { .. } = entry.effect {
@@ -100,7 +103,13 @@ impl Fifo {
             return;
         }
         debug_assert!(entry.event.is_some() || entry.state == State::Done, "what nobody sees can't wait");
+        self.last_of.insert(entry.session, self.base + self.entries.len() as u64);
         self.entries.push_back(entry);
+    }
+
+    /// Nothing more comes of this session.
+    pub(super) fn forget_session(&mut self, session: SessionId) {
+        self.last_of.remove(&session);
     }
 
     /// Gives the last entry its session's count.

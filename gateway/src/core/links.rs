@@ -157,6 +157,7 @@ impl GatewayCore {
     /// Forgets a session, and keeps of it what its subscriptions need.
     fn drop_session(&mut self, id: SessionId, close: Option<(Option<ErrorCode>, String)>) -> Option<Session> {
         let session = self.sessions.remove(&id)?;
+        self.fifo.forget_session(id);
         if let Some((code, message)) = close {
             self.outputs.push_back(Output::Close { session: id, code, message });
         }
