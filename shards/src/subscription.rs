@@ -291,6 +291,13 @@ impl Subscriptions {
         self.rare(id).is_none_or(|rare| !rare.floor.covers(position))
     }
 
+    /// Of what its application was said to have, keeps what has been read by now.
+    pub(crate) fn lower_floor(&mut self, id: SubId, received: &Positions) {
+        if let Some(rare) = self.rare_if_any(id).filter(|rare| !rare.floor.is_empty()) {
+            rare.floor = rare.floor.iter().filter(|position| received.covers(position)).copied().collect();
+        }
+    }
+
     pub(crate) fn rare(&self, id: SubId) -> Option<&Rare> {
         self.get(id).filter(|sub| sub.has(RARE))?;
         self.chunks[chunk_of(id.slot)].rare.get(&(place_of(id.slot) as u16)).map(|rare| &**rare)

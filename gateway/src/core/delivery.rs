@@ -24,6 +24,8 @@ enum After {
     Forget(SubscriptionRef),
     /// The subscription was bound before it was presented.
     StartOver(SubscriptionRef),
+    /// The subscription is gone at the node, and is wanted.
+    AskAgain(SubscriptionRef),
     /// The shard knows something that is to end there.
     EndStrays,
 }
@@ -48,6 +50,7 @@ impl GatewayCore {
             Ok(After::MayBeRemoved(reference)) => self.ask_for_removal(reference),
             Ok(After::Forget(reference)) => self.forget(reference),
             Ok(After::StartOver(reference)) => self.start_over(reference),
+            Ok(After::AskAgain(reference)) => self.ask_again(reference),
             Ok(After::EndStrays) => self.pump(id),
             Err(what) => self.violated(id, what),
         }
@@ -139,6 +142,7 @@ impl GatewayCore {
         let is_older_self = |s: &Subscription| s.item.is_some() && s.owner != session.partition();
         if open.and_then(|reference| self.subscriptions.get(reference)).is_some_and(is_older_self) {
             session.strays.push_back(key);
+            self.counters.strays_ended += 1;
             return match session.handles.insert(handle, SubscriptionRef::NOBODY) {
                 Some(_) => Err(format!("handle {} was bound twice", handle.0)),
                 None => Ok(After::EndStrays),
@@ -148,6 +152,7 @@ impl GatewayCore {
             // Registered over HTTP for this Gateway.
             let mut subscription = Subscription::new(Arc::new(key), None, Positions::default());
             subscription.owner = session.partition();
+            subscription.ever_sent = true;
             self.subscriptions.insert(subscription)
         });
         if session.handles.insert(handle, reference).is_some() {
@@ -168,6 +173,8 @@ impl GatewayCore {
         subscription.bound = true;
         subscription.catching_up = false;
         let presented = matches!(subscription.phase, Phase::Sent | Phase::Accepted);
+        let is_asked_for = subscription.phase == Phase::Sent && !subscription.late;
+        subscription.unclear |= subscription.item.is_some() && !subscription.ever_accepted && !is_asked_for;
         if subscription.item.is_some() && !presented && !subscription.condemned && !subscription.handed.is_empty() {
             return Ok(After::StartOver(reference));
         }
@@ -308,12 +315,18 @@ impl GatewayCore {
         };
         subscription.keep_floors(session, floor_version);
         subscription.bound = false;
-        if reason == CloseReason::Replaced && subscription.item.is_some() && !subscription.condemned {
-            // What took its place is what this Gateway has asked for; its own handle follows.
-            return Ok(After::Nothing);
-        }
         if subscription.condemned {
             return Ok(After::Forget(reference));
+        }
+        if subscription.unclear {
+            // It may be the older one's end, or this one's: in another session it is clear.
+            subscription.bound = true;
+            return Ok(After::StartOver(reference));
+        }
+        if reason == CloseReason::Replaced && subscription.item.is_some() {
+            // By what a process before had asked another shard for, since this one asks for nothing else: the node has acted upon that late.
+            subscription.asks_again = true;
+            return Ok(After::AskAgain(reference));
         }
         subscription.ended = true;
         let key = Arc::clone(&subscription.key);

@@ -5,7 +5,7 @@
 //! - Entries before `handed` have been given to the application or needed no giving; those from there on wait.
 //! - A token is the entry's number since the beginning; `base` is the number of the front entry.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use wire::{Position, Positions};
 
@@ -61,11 +61,23 @@ pub(super) enum State {
     Done,
 }
 
+/// What is to become of an item that is next for the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Wanted,
+    /// It is done unseen.
+    Unwanted,
+    /// It can't be told yet. Nothing behind it is given out before it is.
+    HeldBack,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Fifo {
     entries: VecDeque<Entry>,
     base: u64,
     handed: usize,
+    /// The number of each session's last entry, be it that this has left.
+    last_of: BTreeMap<SessionId, u64>,
 }
 
 impl Entry {
@@ -77,11 +89,12 @@ impl Entry {
 
 impl Fifo {
     pub(super) fn push(&mut self, entry: Entry) {
-        // Marks without an effect of their own pile up on idle applications and busy duplicates: one is enough.
-        if let Some(last) = self.entries.back_mut()
-            && last.is_plain_mark()
-            && entry.is_plain_mark()
-            && last.session == entry.session
+        // Marks without an effect of their own pile up on idle applications and busy duplicates: one of a session is enough, where nothing
+        // of that session stands behind it. What stands there of others is none of its business: whatever it speaks of was bound in its
+        // session, which is an entry before it, and so are the items that came of it in sessions before.
+        if entry.is_plain_mark()
+            && let Some(last) = self.last_of.get(&entry.session).and_then(|number| number.checked_sub(self.base))
+            && let Some(last) = self.entries.get_mut(last as usize).filter(|last| last.is_plain_mark())
         {
             last.seq = last.seq.max(entry.seq);
             if let Effect::Floor { .. } = entry.effect {
@@ -90,7 +103,13 @@ impl Fifo {
             return;
         }
         debug_assert!(entry.event.is_some() || entry.state == State::Done, "what nobody sees can't wait");
+        self.last_of.insert(entry.session, self.base + self.entries.len() as u64);
         self.entries.push_back(entry);
+    }
+
+    /// Nothing more comes of this session.
+    pub(super) fn forget_session(&mut self, session: SessionId) {
+        self.last_of.remove(&session);
     }
 
     /// Gives the last entry its session's count.
@@ -100,18 +119,20 @@ impl Fifo {
         }
     }
 
-    /// The next item that waits for the application. `wanted` says whether anybody still wants it; what nobody wants is done
-    /// unseen.
+    /// The next item that waits for the application.
     pub(super) fn hand(
         &mut self,
-        mut wanted: impl FnMut(SubscriptionRef) -> bool,
+        mut fate: impl FnMut(SubscriptionRef) -> Fate,
     ) -> Option<(Token, Option<SubscriptionRef>, AppEvent)> {
         while let Some(entry) = self.entries.get_mut(self.handed) {
+            match entry.subscription.map_or(Fate::Wanted, &mut fate) {
+                Fate::Wanted => {}
+                Fate::Unwanted => entry.event = None,
+                Fate::HeldBack if entry.event.is_some() => return None,
+                Fate::HeldBack => {}
+            }
             let token = Token(self.base + self.handed as u64);
             self.handed += 1;
-            if !entry.subscription.is_none_or(&mut wanted) {
-                entry.event = None;
-            }
             match entry.event.take() {
                 Some(event) => {
                     entry.state = if event.is_notice() { State::Done } else { State::Handed };
@@ -141,6 +162,12 @@ impl Fifo {
         self.base += 1;
         self.handed = self.handed.saturating_sub(1);
         self.entries.pop_front()
+    }
+
+    /// Whether the next item that waits for the application is held back.
+    pub(super) fn is_held_back(&self, fate: impl FnOnce(SubscriptionRef) -> Fate) -> bool {
+        let next = self.entries.get(self.handed).filter(|entry| entry.event.is_some());
+        next.and_then(|entry| entry.subscription).map(fate) == Some(Fate::HeldBack)
     }
 
     /// Items that wait for the application or for its being done.

@@ -158,6 +158,7 @@ impl GatewayCore {
     /// Forgets a session, and keeps of it what its subscriptions need.
     fn drop_session(&mut self, id: SessionId, close: Option<(Option<ErrorCode>, String)>) -> Option<Session> {
         let session = self.sessions.remove(&id)?;
+        self.fifo.forget_session(id);
         if let Some((code, message)) = close {
             self.outputs.push_back(Output::Close { session: id, code, message });
         }
@@ -168,8 +169,12 @@ impl GatewayCore {
         debug_assert_eq!(link.session, Some(id), "a link knows its session");
         link.session = None;
         let floor_version = self.floor_version;
-        for (_, subscription) in self.subscriptions.iter_mut().filter(|(_, s)| s.session == Some(id)) {
+        let mut unclear = Vec::new();
+        for (reference, subscription) in self.subscriptions.iter_mut().filter(|(_, s)| s.session == Some(id)) {
             subscription.leave_session(&session, floor_version);
+            if subscription.unclear && !subscription.condemned {
+                unclear.push(reference);
+            }
         }
         // What was waiting for its turn has no session yet.
         for reference in session.to_present.iter().chain(&session.to_unsubscribe) {
@@ -178,6 +183,10 @@ impl GatewayCore {
             {
                 subscription.phase = Phase::Idle;
             }
+        }
+        // Nobody will say whose the items were that came.
+        for reference in unclear {
+            self.make_anew(reference);
         }
         Some(session)
     }
@@ -246,6 +255,9 @@ impl GatewayCore {
 
     /// Takes over what the node says of itself. Another epoch or another number of shards ends all other sessions.
     fn adopt(&mut self, id: SessionId, welcome: &Welcome) {
+        if self.topology.as_ref().is_some_and(|topology| topology.epoch != welcome.epoch) {
+            self.forget_condemned();
+        }
         let same = |topology: &Topology| topology.epoch == welcome.epoch && topology.slots == welcome.slots;
         let changed = !self.topology.as_ref().is_some_and(same);
         if changed {
@@ -276,6 +288,21 @@ impl GatewayCore {
                     subscription.owner = owner_of(&welcome.slots, item);
                 }
             }
+        }
+    }
+
+    /// The node has started anew, and knows of no subscription: there is nothing to remove, and no shard to ask for it.
+    fn forget_condemned(&mut self) {
+        let mut condemned = Vec::new();
+        for (reference, subscription) in self.subscriptions.iter_mut() {
+            subscription.ever_sent = false;
+            // One that has ended is forgotten when its end is done.
+            if subscription.condemned && !subscription.ended {
+                condemned.push(reference);
+            }
+        }
+        for reference in condemned {
+            self.subscriptions.remove(reference);
         }
     }
 

@@ -18,6 +18,8 @@
 //! - What is presented on reconnect is the adopted position, which is also what the application may keep: presenting a position
 //!   says that everything up to it is done. What was handed and isn't done comes again, is dropped, and counts as done once
 //!   everything before it in the queue is.
+//! - What comes by a handle is a subscription's only once its shard has said so: an older self of it may be bound, from a process before or by
+//!   HTTP. What comes before that waits, and is nobody's where the shard knew something else, or knew it without its positions.
 //! - While a subscription is catching up, what heartbeats say is neither handed nor adopted for it: what it has is what its own items
 //!   brought.
 //! - `seq` of a session is 1, 2, 3 … without a hole. A hole ends the session, and the next one brings what was missing.
@@ -201,6 +203,8 @@ pub struct GatewayCore {
     floor_version: u64,
     outputs: VecDeque<Output>,
     counters: Counters,
+    /// The application has asked for an item and got none, because the next one is held back.
+    waits_for_answer: bool,
     /// Whether shards may be told that all has been presented. Not before the application has had the time to subscribe: a
     /// shard binds what it knows of an earlier process by then, and no longer asks for positions.
     sync_open: bool,
@@ -230,6 +234,7 @@ impl GatewayCore {
             floor_version: 0,
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            waits_for_answer: false,
             sync_open: false,
             sync_at: None,
             over: false,
@@ -270,7 +275,10 @@ impl GatewayCore {
     pub fn next_event(&mut self) -> Option<(Token, AppEvent)> {
         self.open_sync();
         let subscriptions = &self.subscriptions;
-        let (token, subscription, event) = self.fifo.hand(|reference| subscriptions.is_wanted(reference))?;
+        let Some((token, subscription, event)) = self.fifo.hand(|reference| subscriptions.fate(reference)) else {
+            self.waits_for_answer = self.is_held_back();
+            return None;
+        };
         if let (AppEvent::Closed { .. } | AppEvent::Rejected { .. }, Some(subscription)) = (&event, subscription) {
             // The application knows of the end from here on, so the key is free.
             self.subscriptions.release_key(subscription);
@@ -313,7 +321,7 @@ impl GatewayCore {
     /// Whether the subscription is registered and every matching change is on its way here.
     pub fn is_live(&self, key: &SubscriptionKey) -> bool {
         let current = self.subscriptions.current(key).and_then(|reference| self.subscriptions.get(reference));
-        current.is_some_and(|subscription| subscription.bound && !subscription.ended)
+        current.is_some_and(|subscription| subscription.bound && !subscription.unclear && !subscription.ended)
     }
 
     pub fn terminal(&self) -> Option<&TerminalError> {
@@ -333,6 +341,10 @@ impl GatewayCore {
     /// Whether a shard has ever welcomed this Gateway.
     pub fn was_welcomed(&self) -> bool {
         self.topology.is_some()
+    }
+
+    fn is_held_back(&self) -> bool {
+        self.fifo.is_held_back(|reference| self.subscriptions.fate(reference))
     }
 
     fn adopted_of(&self, subscription: &Subscription) -> Positions {
@@ -387,6 +399,7 @@ impl GatewayCore {
     }
 
     fn subscribe(&mut self, item: SubscribeItem) {
+        let topology = self.topology.as_ref();
         if let Some(reference) = self.subscriptions.current(&item.key)
             && let Some(subscription) = self.subscriptions.get_mut(reference)
         {
@@ -397,10 +410,15 @@ impl GatewayCore {
                     return;
                 }
                 self.drop_current(reference);
-            } else if item.positions.is_empty() {
-                // The node bound it before the application asked for it, and now it is known what it is.
+            } else if topology.is_some_and(|topology| owner_of(&topology.slots, &item) != subscription.owner) {
+                // Another shard owns what is asked for: what this one bound is an older self.
+                self.counters.strays_ended += 1;
+                self.drop_current(reference);
+            } else if item.positions.is_empty() && subscription.bound {
+                // The node bound it before the application asked for it. Whether it is the same, the shard will say.
                 subscription.item = Some(Arc::new(item));
                 subscription.phase = Phase::Idle;
+                subscription.unclear = true;
                 self.present(reference);
                 return;
             } else {
@@ -430,17 +448,25 @@ impl GatewayCore {
             // It has items in the queue, which stay; its own positions are presented.
             return self.move_on(session);
         }
-        let Some(old) = self.subscriptions.remove(reference) else { return };
-        let Some(item) = old.item else { return };
-        let positions = item.positions.clone();
+        match (session, self.make_anew(reference)) {
+            (Some(session), _) => self.move_on(session),
+            (None, Some(reference)) => self.present(reference),
+            (None, None) => {}
+        }
+    }
+
+    /// Puts one in its place that begins where its application is. Nobody wants what came of it.
+    fn make_anew(&mut self, reference: SubscriptionRef) -> Option<SubscriptionRef> {
+        let item = self.subscriptions.get(reference)?.item.clone()?;
+        let old = self.subscriptions.remove(reference)?;
+        self.counters.begun_anew += 1;
+        let positions = if old.ever_accepted { old.adopted } else { item.positions.clone() };
         let mut subscription = Subscription::new(old.key, Some(item), positions);
         subscription.owner = old.owner;
-        subscription.ever_sent = true;
-        let reference = self.subscriptions.insert(subscription);
-        match session {
-            Some(session) => self.move_on(session),
-            None => self.present(reference),
-        }
+        subscription.ever_sent = old.ever_sent;
+        subscription.ever_accepted = old.ever_accepted;
+        subscription.redirects = old.redirects;
+        Some(self.subscriptions.insert(subscription))
     }
 
     fn unsubscribe(&mut self, key: &SubscriptionKey) {
@@ -454,7 +480,7 @@ impl GatewayCore {
         if subscription.ended {
             subscription.condemned = true;
             self.subscriptions.release_key(reference);
-        } else if subscription.item.is_some() && !subscription.ever_sent {
+        } else if !subscription.ever_sent {
             self.subscriptions.remove(reference);
         } else {
             self.subscriptions.condemn(reference);
@@ -521,6 +547,10 @@ impl GatewayCore {
                 session.queued_bytes -= entry.bytes;
                 session.counted.done = session.counted.done.max(entry.seq);
             }
+        }
+        if self.waits_for_answer && !self.is_held_back() {
+            self.waits_for_answer = false;
+            self.outputs.push_back(Output::Available);
         }
         for session in self.sessions.values_mut().filter(|session| session.is_ready()) {
             if session.counted != session.acked {

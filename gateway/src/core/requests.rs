@@ -107,6 +107,16 @@ impl GatewayCore {
         self.pump(id);
     }
 
+    /// Presents one again that was ended, if what was asked about it is answered. To a shard that has it after all, that says nothing new.
+    pub(super) fn ask_again(&mut self, reference: SubscriptionRef) {
+        let Some(subscription) = self.subscriptions.get_mut(reference) else { return };
+        if subscription.asks_again && subscription.phase == Phase::Accepted && !subscription.condemned {
+            subscription.asks_again = false;
+            subscription.phase = Phase::Idle;
+            self.present(reference);
+        }
+    }
+
     fn ready_session(&self, partition: u16) -> Option<SessionId> {
         let id = self.links.get(usize::from(partition))?.session?;
         self.sessions.get(&id).filter(|session| session.is_ready()).map(|session| session.id)
@@ -124,8 +134,7 @@ impl GatewayCore {
                 (Request::Unsubscribe { request, keys }, Unanswered::Unsubscribe(references))
             } else if !session.to_present.is_empty() {
                 let Some((references, items)) = self.take_items(&mut session, &mut too_large) else { continue };
-                let unanswered = Unanswered::Subscribe { subscriptions: references, late: session.sync_sent };
-                (Request::Subscribe { request, items }, unanswered)
+                (Request::Subscribe { request, items }, Unanswered::Subscribe(references))
             } else if self.sync_open && !session.sync_sent {
                 session.sync_sent = true;
                 (Request::SyncDone { request }, Unanswered::SyncDone)
@@ -203,6 +212,7 @@ impl GatewayCore {
                 }
                 subscription.phase = Phase::Sent;
                 subscription.ever_sent = true;
+                subscription.late = session.sync_sent;
                 subscription.session = Some(session.id);
                 taken.0.push(reference);
                 taken.1.push(item);
@@ -214,13 +224,14 @@ impl GatewayCore {
 
     fn subscribed(&mut self, id: SessionId, request: RequestId, results: Vec<SubscribeResult>) {
         let asked = self.sessions.get_mut(&id).and_then(|session| session.unanswered.remove(&request));
-        let Some(Unanswered::Subscribe { subscriptions: references, late }) = asked else {
+        let Some(Unanswered::Subscribe(references)) = asked else {
             return self.violated(id, format!("it answers subscribe {request:?}, which was not asked"));
         };
         if references.len() != results.len() {
             let (asked, got) = (references.len(), results.len());
             return self.violated(id, format!("{got} results for {asked} subscriptions"));
         }
+        let mut begin_anew = Vec::new();
         for (reference, result) in references.into_iter().zip(results) {
             let Some(subscription) = self.subscriptions.get_mut(reference) else { continue };
             if subscription.session != Some(id) || subscription.ended {
@@ -228,37 +239,61 @@ impl GatewayCore {
             }
             match result {
                 SubscribeResult::Accepted { registration, .. } => {
-                    let first = !std::mem::replace(&mut subscription.ever_accepted, true);
-                    let presented = subscription.item.as_ref().is_some_and(|item| !item.positions.is_empty());
                     subscription.phase = Phase::Accepted;
                     subscription.redirects = 0;
-                    if registration == Registration::Renewed && first && late && presented && !subscription.condemned {
-                        // It was bound before its positions came. That ends this session, and what else was asked in it.
-                        return self.start_over_at(id, reference);
+                    let presented = subscription.item.as_ref().is_some_and(|item| !item.positions.is_empty());
+                    let was_there = match registration {
+                        Registration::Created => false,
+                        // It was bound before its positions came.
+                        Registration::Renewed => subscription.late && presented,
+                        // What was bound before was something else.
+                        Registration::Replaced => subscription.late || subscription.unclear,
+                    };
+                    if was_there && !subscription.ever_accepted && !subscription.condemned {
+                        begin_anew.push(reference);
+                        continue;
                     }
+                    subscription.ever_accepted = true;
+                    subscription.unclear = false;
                     self.ask_for_removal(reference);
+                    self.ask_again(reference);
                 }
                 SubscribeResult::NotOwner { owner } => {
+                    let reference = self.end_older_self(id, reference);
                     if let Err(what) = self.send_on(reference, &owner) {
                         return self.violated(id, what);
                     }
                 }
                 // The node is about to end; the next one will be asked again.
                 SubscribeResult::Rejected { code: ErrorCode::ShuttingDown, .. } => {}
-                SubscribeResult::Rejected { code, message } => self.reject(id, reference, code, message),
+                SubscribeResult::Rejected { code, message } => {
+                    let reference = self.end_older_self(id, reference);
+                    self.reject(id, reference, code, message);
+                }
             }
         }
-        self.pump(id);
+        if begin_anew.is_empty() {
+            return self.pump(id);
+        }
+        for reference in begin_anew {
+            self.make_anew(reference);
+        }
+        // Their handles, which may still be on their way, are not theirs. In the next session their positions come in time.
+        self.move_on(id);
     }
 
-    /// [`GatewayCore::start_over`] for one whose handle may still be on its way: what comes by it is not for this subscription.
-    fn start_over_at(&mut self, id: SessionId, reference: SubscriptionRef) {
-        if let Some(subscription) = self.subscriptions.get_mut(reference) {
-            subscription.ever_accepted = false;
-            subscription.session = Some(id);
-            subscription.bound = true;
+    /// The shard doesn't have the subscription. If it has bound something under its key, that is an older self, which ends there. Gives what
+    /// goes on in its place.
+    fn end_older_self(&mut self, id: SessionId, reference: SubscriptionRef) -> SubscriptionRef {
+        let Some(subscription) = self.subscriptions.get(reference).filter(|s| s.bound && s.session == Some(id)) else {
+            return reference;
+        };
+        let (key, condemned) = (subscription.key.as_ref().clone(), subscription.condemned);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.strays.push_back(key);
         }
-        self.start_over(reference);
+        self.counters.strays_ended += 1;
+        if condemned { reference } else { self.make_anew(reference).unwrap_or(reference) }
     }
 
     /// Presents a subscription to the shard that owns it, as another one says.

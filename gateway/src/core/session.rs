@@ -33,11 +33,7 @@ pub(super) struct Floor {
 
 #[derive(Debug)]
 pub(super) enum Unanswered {
-    /// `late`: after the shard was told that all has been presented.
-    Subscribe {
-        subscriptions: Vec<SubscriptionRef>,
-        late: bool,
-    },
+    Subscribe(Vec<SubscriptionRef>),
     Unsubscribe(Vec<SubscriptionRef>),
     SyncDone,
 }

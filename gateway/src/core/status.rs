@@ -22,6 +22,10 @@ pub struct Counters {
     /// Times that a subscription began to catch up, and that one had.
     pub catch_ups: u64,
     pub caught_up: u64,
+    /// Older selves of subscriptions, which shards knew from a process before, that this one had them end.
+    pub strays_ended: u64,
+    /// Times that a subscription began anew from its application's positions, because what its shard had bound was not yet it.
+    pub begun_anew: u64,
     /// Sessions after the first of each shard.
     pub reconnects: u64,
     /// Sessions that were ended because what the shard sent was not the protocol.
@@ -77,7 +81,7 @@ impl GatewayCore {
             shards: self.links.iter().enumerate().map(shard).collect(),
             error: self.terminal.as_ref().map(ToString::to_string).or_else(|| self.contact.error.clone()),
             subscriptions: self.subscriptions.len(),
-            live: self.subscriptions.iter().filter(|(_, s)| s.bound && !s.ended && !s.condemned).count(),
+            live: self.subscriptions.iter().filter(|(_, s)| s.bound && !s.unclear && !s.ended && !s.condemned).count(),
             catching_up: self.subscriptions.iter().filter(|(_, s)| s.bound && s.catching_up && !s.ended).count(),
             queued_items: self.fifo.len(),
             counters: self.counters,

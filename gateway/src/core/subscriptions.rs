@@ -13,6 +13,7 @@ use wire::{Positions, SubscribeItem, SubscriptionKey};
 
 use super::{
     SessionId,
+    fifo::Fate,
     session::{Floor, Session},
     verify::Verifier,
 };
@@ -47,14 +48,21 @@ pub(super) struct Subscription {
     /// The shard that owns its collection, as far as is known.
     pub(super) owner: u16,
     pub(super) phase: Phase,
-    /// Whether a node may have heard of it.
+    /// Whether the node that is there now may have heard of it.
     pub(super) ever_sent: bool,
+    /// Whether it was last presented after its shard was told that all had been.
+    pub(super) late: bool,
     /// Whether a node has accepted it since it was made.
     pub(super) ever_accepted: bool,
     /// The session that it was presented to or bound in.
     pub(super) session: Option<SessionId>,
     /// Whether a handle stands for it in that session.
     pub(super) bound: bool,
+    /// The handle may be an older self's, of a process before or by HTTP: the shard has not said yet what it makes of this one. What comes
+    /// meanwhile is held back.
+    pub(super) unclear: bool,
+    /// It has been ended though it is wanted, and is to be presented again once what was asked is answered.
+    pub(super) asks_again: bool,
     /// What it lacks comes from the source's history: the heartbeats of its session are not about it.
     pub(super) catching_up: bool,
     /// To be removed at the node; nothing of it is handed out any more.
@@ -83,9 +91,12 @@ impl Subscription {
             owner: 0,
             phase: Phase::Idle,
             ever_sent: false,
+            late: false,
             ever_accepted: false,
             session: None,
             bound: false,
+            unclear: false,
+            asks_again: false,
             catching_up: false,
             condemned: false,
             ended: false,
@@ -113,6 +124,7 @@ impl Subscription {
         self.session = None;
         self.bound = false;
         self.catching_up = false;
+        self.asks_again = false;
         self.phase = Phase::Idle;
         self.redirects = 0;
     }
@@ -246,6 +258,15 @@ impl Subscriptions {
     /// Whether the application still wants to see something of it.
     pub(super) fn is_wanted(&self, reference: SubscriptionRef) -> bool {
         self.get(reference).is_some_and(|subscription| !subscription.condemned)
+    }
+
+    /// Whether something of it may be given to the application now.
+    pub(super) fn fate(&self, reference: SubscriptionRef) -> Fate {
+        match self.get(reference).filter(|subscription| !subscription.condemned) {
+            Some(subscription) if subscription.unclear => Fate::HeldBack,
+            Some(_) => Fate::Wanted,
+            None => Fate::Unwanted,
+        }
     }
 
     /// All of them, in an order that depends on nothing but what was done before.

@@ -48,6 +48,11 @@ impl Shard {
     /// Every match after `live_from` is delivered from here on.
     pub(super) fn activate(&mut self, id: SubId, live_from: &Positions, out: &mut Vec<Output>) {
         self.subs.go_live(id, live_from);
+        let of_session = self.subs.get(id).filter(|sub| sub.is_kept_by_session());
+        let here = of_session.zip(of_session.and_then(|sub| self.gateways.session(self.subs.gateway_of(sub))));
+        if here.is_some_and(|(sub, session)| session.synced && !session.has_met(sub)) {
+            self.subs.lower_floor(id, self.marks.received());
+        }
         let presented = self.subs.rare_if_any(id).map(|rare| std::mem::take(&mut rare.floor)).unwrap_or_default();
         if !presented.is_empty() {
             match self.judge(id, &presented, live_from) {
@@ -197,8 +202,10 @@ impl Shard {
         let Batch { presented, replays, .. } = batch;
         let mut resyncs: Vec<(SubId, ResyncReason)> = Vec::new();
         for Presented { sub: id, positions } in &presented {
-            if self.subs.get(*id).is_none() {
-                continue;
+            let Some(sub) = self.subs.get(*id) else { continue };
+            if positions.is_empty() && sub.is_kept_by_session() {
+                // A process before said that it had what this node has not read yet. This one has not, and is told `live_from`.
+                self.subs.lower_floor(*id, self.marks.received());
             }
             match self.judge(*id, positions, self.marks.received()) {
                 Begin::Anew(reason) => resyncs.push((*id, reason)),

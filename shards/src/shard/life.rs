@@ -70,12 +70,13 @@ impl Shard {
         let live = self.wake(id, out);
         let expires_at = self.time + u64::from(ttl_s) * 1_000;
         let known = self.gateways.get_mut(gateway)?;
+        let of_session = self.subs.get(id)?.is_kept_by_session();
         self.subs.set_kept_by_session(&mut known.members, id);
         let session = known.session.as_ref()?;
         let sub = self.subs.get_mut(id)?;
         sub.set_ttl(ttl_s);
         sub.set_expires_at(expires_at.max(sub.expires_at()));
-        let bound = session.has_bound(sub);
+        let (bound, met) = (session.has_bound(sub), session.has_met(sub));
         if !bound {
             sub.set_mark(session.base());
         }
@@ -83,6 +84,9 @@ impl Shard {
             if !positions.is_empty() {
                 let presented = &mut self.subs.rare_mut(id).floor;
                 positions.iter().for_each(|position| presented.set(*position));
+            } else if of_session && !met {
+                // What a process before had is not what this one has.
+                self.subs.lower_floor(id, self.marks.received());
             }
             return None;
         }

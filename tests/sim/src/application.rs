@@ -18,16 +18,23 @@ pub(crate) struct Subscription {
     /// The same as of the last item up to which everything is done, with the positions that go with it.
     pub(crate) persisted: Option<Order>,
     positions: Positions,
-    /// The highest position that any of its processes presented to any run of the node.
-    presented: Order,
-    /// What it is due up to here may come, and need not.
-    free_upto: Order,
+    /// When the process that is there asks for it. `None`: it has.
+    pub(crate) asks_at: Option<u64>,
+    /// Whether any process has.
+    ever_asked: bool,
+    /// What came up to here came under its name before the process had asked for it, and was nobody's.
+    pub(crate) nobodys_upto: Order,
 }
 
 impl Subscription {
     /// Where the next thing stands that it must be given after what stands at `last`.
     pub(crate) fn next_due(&self, expected: &Expected, last: Order) -> Option<Order> {
-        expected.next_due(self.number, last.max(self.free_upto))
+        expected.next_due(self.number, last)
+    }
+
+    /// Whether a process asks for it with something of its own, or for the first time.
+    fn may_be_late(&self) -> bool {
+        !self.positions.is_empty() || !self.ever_asked
     }
 }
 
@@ -106,17 +113,19 @@ impl Application {
     }
 
     pub(crate) fn subscribe(&mut self, number: Number, item: SubscribeItem, now: Millis) {
+        let runs = self.dead_until.is_none();
         let subscription = Subscription {
             number,
             item: item.clone(),
             last: None,
             persisted: None,
             positions: Positions::default(),
-            presented: (0, 0),
-            free_upto: (0, 0),
+            asks_at: None,
+            ever_asked: runs,
+            nobodys_upto: (0, 0),
         };
         self.subscriptions.insert(item.key.clone(), subscription);
-        if self.dead_until.is_none() {
+        if runs {
             self.core.handle(Input::Subscribe(item), now);
         }
     }
@@ -132,17 +141,6 @@ impl Application {
         self.subscriptions.get(key)
     }
 
-    /// A shard is presented this. One that was told that the application has everything up to a position may keep that from a later
-    /// process that asks for what happens from now on.
-    pub(crate) fn presented(&mut self, item: &SubscribeItem) {
-        let Some(subscription) = self.subscriptions.get_mut(&item.key) else { return };
-        if let Some(position) = item.positions.get(*BACKEND)
-            && (&item.filters, &item.expr) == (&subscription.item.filters, &subscription.item.expr)
-        {
-            subscription.presented = subscription.presented.max(position.order());
-        }
-    }
-
     /// Takes the next item, if there is one. Panics when it breaks a promise.
     pub(crate) fn take(&mut self, expected: &Expected) -> Taken {
         let Some((token, event)) = self.core.next_event() else { return Taken::Nothing };
@@ -151,7 +149,8 @@ impl Application {
         let mut effect = Effect::None;
         let mut taken = Taken::Notice;
         let mut number = None;
-        if let Some(subscription) = self.subscriptions.get_mut(&key) {
+        // Before it has asked, what comes under the name is none of its business.
+        if let Some(subscription) = self.subscriptions.get_mut(&key).filter(|one| one.asks_at.is_none()) {
             number = Some(subscription.number);
             (effect, taken) = judge(&self.name, subscription, expected, event);
             subscription.last = after(subscription.last, effect);
@@ -228,19 +227,41 @@ impl Application {
         self.dead_until = Some(until);
     }
 
-    /// A new process takes the place of the one that died.
-    pub(crate) fn come_back(&mut self, now: Millis) {
+    /// A new process takes the place of the one that died. `late` draws when it asks for a subscription, where that isn't at once.
+    pub(crate) fn come_back(&mut self, now: Millis, mut late: impl FnMut() -> Option<u64>) {
         self.dead_until = None;
         self.restarts += 1;
         self.core = core(&self.name, self.seed + self.restarts, &self.address, now);
         for subscription in self.subscriptions.values_mut() {
             subscription.last = subscription.persisted;
-            if subscription.positions.is_empty() {
-                subscription.free_upto = subscription.presented;
+            subscription.asks_at = late().filter(|_| subscription.may_be_late());
+            if subscription.asks_at.is_none() {
+                ask(&mut self.core, subscription, now);
             }
-            let item = SubscribeItem { positions: subscription.positions.clone(), ..subscription.item.clone() };
-            self.core.handle(Input::Subscribe(item), now);
         }
+    }
+
+    /// Asks for what it was late to ask for, once the time has come. `read`: up to where anything has been read. Gives how many.
+    pub(crate) fn ask_late(&mut self, read: Order, now: Millis) -> u64 {
+        let mut count = 0;
+        for subscription in self.subscriptions.values_mut() {
+            if subscription.asks_at.take_if(|at| *at <= now.0).is_some() {
+                subscription.nobodys_upto = read;
+                ask(&mut self.core, subscription, now);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Whether the process has asked for all that it has.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.subscriptions.values().all(|subscription| subscription.asks_at.is_none())
+    }
+
+    /// Whether a process has asked for this.
+    pub(crate) fn has_ever_asked(&self, key: &SubscriptionKey) -> bool {
+        self.subscriptions.get(key).is_some_and(|subscription| subscription.ever_asked)
     }
 
     /// Its subscriptions, by their names.
@@ -256,6 +277,12 @@ impl Application {
     pub(crate) fn is_all_live(&self) -> bool {
         self.subscriptions.keys().all(|key| self.core.is_live(key))
     }
+}
+
+fn ask(core: &mut GatewayCore, subscription: &mut Subscription, now: Millis) {
+    subscription.ever_asked = true;
+    let item = SubscribeItem { positions: subscription.positions.clone(), ..subscription.item.clone() };
+    core.handle(Input::Subscribe(item), now);
 }
 
 fn after(before: Option<Order>, effect: Effect) -> Option<Order> {

@@ -44,12 +44,17 @@ pub enum Broken {
     MergeOneEarly,
     /// A shard takes a pass for going on when the first of the live stream comes that is not the pass's: that comes before the end.
     MergeOneLate,
+    /// A Gateway isn't told that a subscription is catching up: what heartbeats say is taken to be about it all the while.
+    CatchingUpUntold,
+    /// The SDK takes what a shard has bound for what it has asked for late: the answer that it was there before, perhaps with other content,
+    /// is rewritten into one that it is new.
+    LateAnswerBelieved,
     /// The application's positions are kept when it is given an item, not when it is done with it.
     PositionBeforeDone,
 }
 
 impl Broken {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::CheckpointAhead,
         Self::SettleBeforeAck,
         Self::FilterConfirmedEarly,
@@ -66,6 +71,8 @@ impl Broken {
         Self::GapForgotten,
         Self::MergeOneEarly,
         Self::MergeOneLate,
+        Self::CatchingUpUntold,
+        Self::LateAnswerBelieved,
         Self::PositionBeforeDone,
     ];
 
@@ -87,6 +94,8 @@ impl Broken {
             Self::GapForgotten => "gap-forgotten",
             Self::MergeOneEarly => "merge-one-early",
             Self::MergeOneLate => "merge-one-late",
+            Self::CatchingUpUntold => "catching-up-untold",
+            Self::LateAnswerBelieved => "late-answer-believed",
             Self::PositionBeforeDone => "position-before-done",
         }
     }

@@ -34,12 +34,16 @@ pub enum Fault {
     Dropped,
     /// A subscription ends, and another comes.
     Churn,
+    /// A process that comes back asks for some of its subscriptions only after the node has bound what it knew.
+    LateAsking,
+    /// What the source has of its history is read so slowly that passes come no nearer to the live stream.
+    SlowHistory,
     /// An update comes with the document as it became later, or with none.
     LateLookup,
 }
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NodeCrash,
         Self::TornCheckpoint,
         Self::RottenSlot,
@@ -53,11 +57,13 @@ impl Fault {
         Self::HistoryLoss,
         Self::Dropped,
         Self::Churn,
+        Self::LateAsking,
+        Self::SlowHistory,
         Self::LateLookup,
     ];
 
     /// How often it happens where it happens at all: in so many of 10,000 events, of crashes while a checkpoint is written (torn), of
-    /// returns of the node (rotten), or of updates that are read (late).
+    /// returns of the node (rotten) or of a Gateway's process (asking late), or of updates that are read (late).
     fn odds(self) -> u32 {
         match self {
             Self::NodeCrash => 18,
@@ -73,13 +79,15 @@ impl Fault {
             Self::HistoryLoss => 3,
             Self::Dropped => 8,
             Self::Churn => 20,
+            Self::LateAsking => 5_000,
+            Self::SlowHistory => 8,
             Self::LateLookup => 2_000,
         }
     }
 
     /// Whether it strikes between two events, rather than at an occasion of its own.
     pub(crate) fn strikes(self) -> bool {
-        !matches!(self, Self::TornCheckpoint | Self::RottenSlot | Self::LateLookup)
+        !matches!(self, Self::TornCheckpoint | Self::RottenSlot | Self::LateLookup | Self::LateAsking)
     }
 }
 
@@ -93,6 +101,10 @@ pub struct SimConfig {
     pub before_images: bool,
     /// So short that Gateways fall off it, or so long that none does.
     pub log_events_max: usize,
+    /// What a Gateway's outbox holds: so little that who is slow falls behind, or so much that nobody does.
+    pub outbox_events_max: usize,
+    /// Milliseconds within which the distance of a pass to the live stream has to halve.
+    pub halve_within_ms: u64,
     /// Units of a shard's slice of work.
     pub slice_units: u32,
     /// Seconds that a subscription outlives its session.
@@ -117,8 +129,10 @@ impl SimConfig {
             Fault::GatewayDead => seed % 4 == 2,
             Fault::RottenSlot => seed % 8 == 4,
             Fault::LateLookup => seed % 4 == 1,
+            Fault::SlowHistory => matches!(seed % 8, 5 | 7),
             _ => true,
         });
+        let is_slow = faults.contains(&Fault::SlowHistory);
         Self {
             seed,
             transactions: 400,
@@ -126,6 +140,13 @@ impl SimConfig {
             shards_max: 5,
             before_images: !(seed / SEEDS).is_multiple_of(5),
             log_events_max: if seed % 8 == 7 { 12 } else { LOG_IS_LONG },
+            outbox_events_max: match seed % 8 {
+                2 => 20,
+                5 => 6,
+                _ => LOG_IS_LONG,
+            },
+            // Time is the scheduler's, which owes nobody any.
+            halve_within_ms: if is_slow { HALVE_WITHIN_MS } else { u64::MAX },
             slice_units: [2_048, 40, 5][(seed % 3) as usize],
             ttl_s: if seed % 8 == 3 { 1 } else { 300 },
             received_deadline_ms: [30_000, 2_000][(seed / 2 % 2) as usize],
@@ -152,6 +173,9 @@ impl SimConfig {
         if self.faults.contains(&fault) { fault.odds() } else { 0 }
     }
 }
+
+/// What a pass has where the history may be slow. All else leaves it more than enough.
+pub(crate) const HALVE_WITHIN_MS: u64 = 2_500;
 
 /// Entries that no seed comes near.
 const LOG_IS_LONG: usize = 262_144;

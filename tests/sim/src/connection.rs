@@ -141,6 +141,7 @@ impl Connection {
             (Delivery::Bound(bound), Some(Broken::PositionCheckOff)) => {
                 self.bound.insert(bound.handle, bound.key.clone());
             }
+            (Delivery::CatchingUp { handles }, Some(Broken::CatchingUpUntold)) => handles.clear(),
             (Delivery::Gap { seq, position, .. }, Some(Broken::GapForgotten))
                 if Some(position.order()) <= self.since =>
             {

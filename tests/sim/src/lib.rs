@@ -36,6 +36,7 @@ mod many;
 mod node;
 mod outcome;
 mod passes;
+mod registrar;
 mod run;
 mod shown;
 mod trace;

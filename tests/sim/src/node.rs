@@ -4,15 +4,15 @@
 //! can come between any two: waiting for the Gateways that the checkpoint names, opening the stream, looking at cells, writing checkpoints.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use predicate::{Mapping, Predicate, Source};
+use predicate::Mapping;
 use shards::{
-    Admission, BackendConfig, CatchUpWanted, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input, Millis,
-    Output, Shard, ShardConfig, SyncState, Ticket,
+    BackendConfig, CatchUpWanted, FilterBuilt, FilterSnapshot, FilterStep, FromIngest, Input, Millis, Output, Shard,
+    ShardConfig, SyncState,
 };
 use streamer::{
     checkpoint::{BackendCheckpoint, Checkpoint, CheckpointStore, SlotStore},
@@ -24,7 +24,7 @@ use streamer::{
         start::start_after,
     },
 };
-use wire::{Epoch, Position, Positions, ShardAddress, SlotTable, SubscribeItem};
+use wire::{Epoch, Position, Positions, ShardAddress, SlotTable};
 
 use crate::{
     Broken, SimConfig,
@@ -32,6 +32,7 @@ use crate::{
     expected::Order,
     history::{BACKEND, History, LINEAGE, Lost, NAME},
     passes::Passes,
+    registrar::{Compiled, Registrar},
     shown::shown,
 };
 
@@ -67,7 +68,7 @@ pub(crate) struct Node {
     rings: Vec<VecDeque<FromIngest>>,
     cells: Vec<Cells>,
     pending: VecDeque<ToShard>,
-    admits: VecDeque<(usize, Ticket, Vec<SubscribeItem>)>,
+    pub(crate) registrar: Registrar,
     cursor: Option<usize>,
     passes: Passes,
     store: SlotStore<SimDisk>,
@@ -114,9 +115,6 @@ pub(crate) enum Fate {
     Never,
 }
 
-/// Predicates compiled before: the same few come again at every registration.
-pub(crate) type Compiled = HashMap<(String, String), Arc<Predicate>>;
-
 pub(crate) fn address(shard: usize) -> String {
     format!("shard:{shard}")
 }
@@ -130,6 +128,7 @@ impl Node {
             let mut config = ShardConfig::new(partition, slots, addresses.clone(), Epoch(epoch));
             config.backends = vec![BackendConfig { id: *BACKEND, before_images: of.before_images }];
             config.log_events_max = of.log_events_max;
+            config.outbox_events_max = of.outbox_events_max;
             config.slice_units = of.slice_units;
             config.filter = of.filter;
             config.received_deadline_ms = of.received_deadline_ms;
@@ -148,13 +147,13 @@ impl Node {
         let count = usize::from(shards);
         let core = IngestCore::new(Arc::new(Mapping::syntrix()), slots, vec![*BACKEND]);
         Self {
-            passes: Passes::new(&core, of.broken),
+            passes: Passes::new(&core, of),
             core,
             shards: (0..shards).map(make).collect(),
             rings: vec![VecDeque::new(); count],
             cells: vec![cells; count],
             pending: VecDeque::new(),
-            admits: VecDeque::new(),
+            registrar: Registrar::default(),
             cursor: None,
             store,
             saving: None,
@@ -470,27 +469,17 @@ impl Node {
         std::mem::take(&mut self.outputs)
     }
 
-    pub(crate) fn ask(&mut self, shard: usize, ticket: Ticket, items: Vec<SubscribeItem>) {
-        self.admits.push_back((shard, ticket, items));
+    /// The registrar answers the oldest request. Returns the shard that it was from.
+    pub(crate) fn admit(&mut self, compiled: &mut Compiled, late_ms: u64, now: Millis) -> Option<usize> {
+        let (shard, answer) = self.registrar.answer(compiled, late_ms, now)?;
+        self.give(shard, answer, now);
+        Some(shard)
     }
 
-    /// The registrar answers the oldest request. Returns the shard that it was from.
-    pub(crate) fn admit(&mut self, compiled: &mut Compiled, now: Millis) -> Option<usize> {
-        let (shard, ticket, items) = self.admits.pop_front()?;
-        let results = items
-            .into_iter()
-            .map(|item| {
-                let predicate = compiled
-                    .entry((item.filters.clone(), item.expr.clone()))
-                    .or_insert_with(|| {
-                        let source = Source { filters: &item.filters, expr: &item.expr };
-                        Arc::new(Predicate::compile(source, &Mapping::syntrix()).expect("generated predicates compile"))
-                    })
-                    .clone();
-                Ok(Admission { predicate })
-            })
-            .collect();
-        self.give(shard, Input::Admitted { ticket, results }, now);
+    /// Gives a shard the oldest of the registrar's commands that has got there. Returns the shard.
+    pub(crate) fn command(&mut self, now: Millis) -> Option<usize> {
+        let (shard, command) = self.registrar.command(now)?;
+        self.give(shard, command, now);
         Some(shard)
     }
 
@@ -560,7 +549,7 @@ impl Node {
         self.cursor == Some(history.len())
             && !self.begun
             && self.pending.is_empty()
-            && self.admits.is_empty()
+            && self.registrar.is_idle()
             && self.passes.is_idle()
             && self.shards.iter().all(|shard| shard.stats().subscriptions_behind == 0)
             && self.rings.iter().all(VecDeque::is_empty)
@@ -581,14 +570,5 @@ impl Node {
     pub(crate) fn has_expired(&mut self, shard: usize) -> bool {
         let expired = self.shards[shard].stats().subscriptions_expired;
         std::mem::replace(&mut self.expired[shard], expired) != expired
-    }
-
-    /// Subscriptions that fell behind, and those that met the live stream again, in this run.
-    pub(crate) fn catch_ups(&self) -> (u64, u64) {
-        let counts = self.shards.iter().map(|shard| shard.stats().catch_ups);
-        counts.fold((0, 0), |(behind, merged), counts| {
-            let fell = counts.presented + counts.left_log + counts.outbox_full + counts.unverifiable;
-            (behind + fell, merged + counts.caught_up)
-        })
     }
 }

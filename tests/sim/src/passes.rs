@@ -1,6 +1,6 @@
 //! The catch-up cursor of a run of the node: what `src/ingest/pump/catch_up.rs` does around its state machine, step by step.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use shards::{CatchUp, CatchUpWanted, FromIngest, Millis};
 use streamer::ingest::{
@@ -11,7 +11,7 @@ use streamer::ingest::{
 };
 
 use crate::{
-    Broken,
+    Broken, SimConfig,
     history::{History, Lost},
 };
 
@@ -24,11 +24,10 @@ pub(crate) struct Passes {
 }
 
 impl Passes {
-    pub(crate) fn new(live: &IngestCore, broken: Option<Broken>) -> Self {
-        // Time is the scheduler's, which owes nobody any: no pass is too slow.
-        let core = CatchUpCore::new(live, std::time::Duration::MAX);
+    pub(crate) fn new(live: &IngestCore, of: &SimConfig) -> Self {
+        let core = CatchUpCore::new(live, Duration::from_millis(of.halve_within_ms));
         let held = (0..live.shards()).map(|_| None).collect();
-        Self { core, cursor: None, broken, held }
+        Self { core, cursor: None, broken: of.broken, held }
     }
 
     pub(crate) fn wanted(&mut self, shard: ShardIndex, wanted: Arc<CatchUpWanted>) {
@@ -50,7 +49,7 @@ impl Passes {
         }
     }
 
-    /// Does something of what is due, up to `max` events. Whether there was anything.
+    /// Does something of what is due, up to `max` events; with 0, nothing is read. Whether there was anything.
     pub(crate) fn step(
         &mut self,
         live: &IngestCore,
@@ -75,7 +74,7 @@ impl Passes {
         if !self.core.has_cursor(0) {
             self.cursor = None;
         }
-        if let Some(cursor) = self.cursor.filter(|_| self.core.takes_batch(0)) {
+        if let Some(cursor) = self.cursor.filter(|_| max > 0 && self.core.takes_batch(0)) {
             let mut events = Vec::new();
             let resume = history.read(cursor, max, &mut events);
             self.cursor = Some(cursor + events.len());

@@ -21,7 +21,7 @@ use crate::{
     SimConfig,
     expected::{Number, What},
     history::{BACKEND, LINEAGE},
-    node::Compiled,
+    registrar::Compiled,
 };
 
 /// Seeds that share a workload.

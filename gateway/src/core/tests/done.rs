@@ -229,6 +229,28 @@ fn an_idle_application_does_not_pile_up_heartbeats() {
 }
 
 #[test]
+fn heartbeats_of_several_shards_do_not_pile_up_behind_an_item() {
+    let mut world = World::new(2);
+    world.subscribe("s", &collection_of(0, 2));
+    world.accept_all();
+    world.answer();
+    world.bind(1, "s", 10);
+    world.event(1, 11, &[1]);
+    let other = world.sessions[&1];
+    for time in 12..1_000 {
+        world.heartbeat(1, time);
+        world.input(Input::Delivery {
+            session: other,
+            delivery: Delivery::Heartbeat { last_seq: 0, positions: at(time) },
+        });
+    }
+    assert!(world.core.status().queued_items <= 4, "{}", world.core.status().queued_items);
+    assert_eq!(world.kept("s"), Some(10));
+    world.drain();
+    assert_eq!((world.kept("s"), world.core.status().queued_items), (Some(999), 0));
+}
+
+#[test]
 fn all_positions_are_those_of_each() {
     let mut world = World::live();
     world.input(Input::Subscribe(item_from("z", "c", 3)));

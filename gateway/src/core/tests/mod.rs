@@ -4,6 +4,7 @@ mod catching_up;
 mod connecting;
 mod delivering;
 mod done;
+mod older_selves;
 mod subscribing;
 
 use std::collections::BTreeMap;

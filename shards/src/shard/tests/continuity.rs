@@ -147,6 +147,63 @@ fn a_new_subscription_goes_on_from_its_position() {
     of("ahead").is(&["bound ahead from 4", "ahead enter 7"]);
 }
 
+/// A process that is gone had come further than this node has read. The next one has nothing of that, and is told where it begins.
+#[test]
+fn what_a_process_before_was_ahead_of_counts_for_nobody_after_it() {
+    // With nothing presented, and with nothing asked for at all; before it is live, and after.
+    for presents in [true, false] {
+        for live in [true, false] {
+            let mut world = World::new();
+            world.time = 4;
+            let old = world.hello("g");
+            world.subscribe(old, vec![presented("s", 6)]);
+            if live {
+                world.seen();
+            }
+            world.disconnect(old);
+            let new = world.hello("g");
+            if presents {
+                world.subscribe(new, vec![item("s", "")]);
+            }
+            world.sync_done(new);
+            if !live {
+                world.seen();
+            }
+            for _ in 0..3 {
+                world.insert("d", "x");
+            }
+            world.pump(new).is(&["bound s from 4", "s enter 5", "s enter 6", "s enter 7"]);
+        }
+    }
+}
+
+#[test]
+fn what_was_had_by_a_process_before_is_not_sent_again() {
+    let mut world = World::new();
+    world.time = 4;
+    let old = world.hello("g");
+    world.subscribe(old, vec![presented("s", 4)]);
+    world.seen();
+    world.insert("d", "x");
+    world.pump(old).is(&["bound s from 4", "s enter 5"]);
+    world.done(old);
+    let new = world.hello("g");
+    world.subscribe(new, vec![item("s", "")]);
+    world.insert("d", "x");
+    world.pump(new).is(&["bound s from 4", "s enter 6"]);
+    // The same process says so twice: the second time adds nothing.
+    let mut world = World::new();
+    world.time = 4;
+    let connection = world.hello("g");
+    world.subscribe(connection, vec![presented("s", 6)]);
+    world.subscribe(connection, vec![item("s", "")]);
+    world.seen();
+    for _ in 0..3 {
+        world.insert("d", "x");
+    }
+    world.pump(connection).is(&["bound s from 4", "s enter 7"]);
+}
+
 #[test]
 fn what_left_the_log_unsettled_is_caught_up_from() {
     let mut world = World::with(|config| config.log_events_max = 4);

@@ -47,7 +47,8 @@ impl World {
     fn has_cause(&self, reason: ResyncReason) -> bool {
         match reason {
             ResyncReason::HistoryLost => self.history.has_forgotten(),
-            ResyncReason::TooSlow | ResyncReason::LineageChanged | ResyncReason::PreimageMissing => false,
+            ResyncReason::TooSlow => self.outcome.history_slow > 0,
+            ResyncReason::LineageChanged | ResyncReason::PreimageMissing => false,
         }
     }
 
@@ -83,7 +84,9 @@ impl World {
                 continue;
             }
             for (key, subscription) in application.subscriptions() {
-                let Some(persisted) = subscription.persisted else { continue };
+                let Some(persisted) = subscription.persisted.filter(|_| subscription.asks_at.is_none()) else {
+                    continue;
+                };
                 if self.expired.contains(&(gateway, key.clone())) {
                     continue;
                 }
@@ -95,7 +98,7 @@ impl World {
                 if let Some(due) = subscription.next_due(&self.history.expected, persisted) {
                     let name = &application.name;
                     assert!(
-                        due > point.order(),
+                        due > point.order() || due <= subscription.nobodys_upto,
                         "the checkpoint names {point}, but {name} {key:?} isn't done with {due:?}"
                     );
                 }
@@ -104,10 +107,10 @@ impl World {
     }
 
     /// Of the run of the node that is at its end.
-    pub(super) fn count_catch_ups(&mut self) {
-        let (catch_ups, merges) = self.node.as_ref().map_or((0, 0), Node::catch_ups);
-        self.outcome.catch_ups += catch_ups;
-        self.outcome.merges += merges;
+    pub(super) fn count_shards(&mut self) {
+        for shard in self.node.iter().flat_map(|node| &node.shards) {
+            self.outcome.count_shard(&shard.stats());
+        }
     }
 
     /// One shard at a time, for it walks over everything.
@@ -124,6 +127,8 @@ impl World {
         let counters = application.core.status().counters;
         assert_eq!(counters.violations, 0, "{}: a shard doesn't keep to the protocol", application.name);
         self.outcome.duplicates_dropped += counters.duplicates_dropped;
+        self.outcome.strays_ended += counters.strays_ended;
+        self.outcome.begun_anew += counters.begun_anew;
     }
 
     pub(super) fn is_quiet(&mut self) -> bool {
@@ -132,7 +137,11 @@ impl World {
             && !node.owes()
             && self.connections.iter().all(Connection::is_idle)
             && self.applications.iter().all(|one| {
-                one.runs(self.now) && one.holds() == 0 && one.is_all_live() && one.core.status().queued_items == 0
+                one.runs(self.now)
+                    && one.has_asked()
+                    && one.holds() == 0
+                    && one.is_all_live()
+                    && one.core.status().queued_items == 0
             })
     }
 
@@ -158,7 +167,7 @@ impl World {
                 assert!(missing.is_none(), "{gateway} {key:?}: {missing:?} never came, the last was {last:?}");
             }
         }
-        self.count_catch_ups();
+        self.count_shards();
         self.outcome.changes = self.history.len() as u64;
         self.outcome.late_lookups = self.history.late_lookups;
     }

@@ -6,7 +6,11 @@ use streamer_gateway::core::{self as sdk, DisconnectReason};
 use workload::GeneratedSubscription;
 
 use super::{DEAD_MS_MAX, World};
-use crate::{config::Fault, expected::Number, trace::note};
+use crate::{
+    config::{Fault, HALVE_WITHIN_MS},
+    expected::Number,
+    trace::note,
+};
 
 impl World {
     /// Draws whether something goes wrong now, and has it happen.
@@ -47,7 +51,15 @@ impl World {
             }
             Fault::Dropped => self.history.drop_collection(),
             Fault::Churn => self.churn(),
-            Fault::TornCheckpoint | Fault::RottenSlot | Fault::LateLookup => unreachable!("they don't strike"),
+            Fault::SlowHistory => {
+                let ms = self.faults.random_range(HALVE_WITHIN_MS / 2..HALVE_WITHIN_MS * 2);
+                note!(self, "history is read by nobody for {ms} ms");
+                self.outcome.history_slow += 1;
+                self.history_slow_until = self.now + ms;
+            }
+            Fault::TornCheckpoint | Fault::RottenSlot | Fault::LateLookup | Fault::LateAsking => {
+                unreachable!("they don't strike")
+            }
         }
     }
 
@@ -56,7 +68,7 @@ impl World {
     }
 
     fn crash_node(&mut self) {
-        self.count_catch_ups();
+        self.count_shards();
         let Some(mut node) = self.node.take() else { return };
         self.outcome.node_crashes += 1;
         self.outcome.node_crashes_owing += u64::from(node.owes());
@@ -123,6 +135,17 @@ impl World {
         self.outcome.gateway_crashes_owing += u64::from(self.applications[gateway].core.status().queued_items > 0);
         self.check_gateway(gateway);
         self.applications[gateway].die(self.now + away_ms);
+        if self.config.odds(Fault::Churn) > 0 && self.faults.random_bool(0.5) {
+            // While nobody is there to tell the node, so that what comes back asks for something else than the node has.
+            let of_it = |number: &Number| self.subscriptions[number.0].gateway == gateway;
+            let indices: Vec<usize> = (0..self.used.len()).filter(|at| of_it(&self.used[*at])).collect();
+            for _ in 0..self.faults.random_range(1..4) {
+                if !indices.is_empty() {
+                    let index = indices[self.faults.random_range(0..indices.len())];
+                    self.churn_at(index, true);
+                }
+            }
+        }
         self.dialling.retain(|(_, of, ..)| *of != gateway);
         let silently = self.config.faults.contains(&Fault::HalfOpen) && self.faults.random_ratio(1, 4);
         for at in (0..self.connections.len()).rev() {
@@ -160,12 +183,25 @@ impl World {
     /// One subscription ends, another begins; in one case of three under the same name, in this collection or in one that another
     /// shard owns.
     fn churn(&mut self) {
-        let index = self.faults.random_range(0..self.used.len());
-        let replaces = self.faults.random_ratio(1, 3);
+        // The same name again and again now and then, so that what was asked for before is still under way.
+        let again = self.churned_last.filter(|_| self.faults.random_bool(0.5));
+        let index = again.unwrap_or_else(|| self.faults.random_range(0..self.used.len()));
+        let replaces = again.is_some() || self.faults.random_ratio(1, 3);
+        self.churn_at(index, replaces);
+    }
+
+    fn churn_at(&mut self, index: usize, replaces: bool) {
         let old = self.used[index];
+        self.churned_last = Some(index);
         let content = |one: &GeneratedSubscription| {
             (one.collection.clone(), one.filters.clone(), one.expr.clone(), one.transitions)
         };
+        // What nobody has asked for yet has no place in the story.
+        let is_known = |old: Number| {
+            let old = &self.subscriptions[old.0];
+            self.applications[old.gateway].has_ever_asked(&old.key)
+        };
+        let replaces = replaces && is_known(old);
         let may_replace = |number: &Number| {
             let (one, old) = (&self.subscriptions[number.0], &self.subscriptions[old.0]);
             one.key.tenant == old.key.tenant && content(one) != content(old)

@@ -67,6 +67,10 @@ pub(crate) struct World {
     expired: HashSet<(usize, SubscriptionKey)>,
     /// Gateways that the node has begun to read without, for a good reason: they may be told to start over.
     absent: HashSet<usize>,
+    /// Until then, passes read nothing.
+    history_slow_until: u64,
+    /// Which of those that there are took another's place last.
+    churned_last: Option<usize>,
     /// History that the source had lost when it was needed: after this, and up to that.
     lost: Vec<(Order, Order)>,
     /// The last ack of each Gateway's last session with a shard, where that counts for the next one.
@@ -134,6 +138,8 @@ impl World {
             subscriptions,
             expired: HashSet::new(),
             absent: HashSet::new(),
+            history_slow_until: 0,
+            churned_last: None,
             lost: Vec::new(),
             old_acks: HashMap::new(),
             tick_at: 0,
@@ -233,11 +239,22 @@ impl World {
         for gateway in 0..self.applications.len() {
             if self.applications[gateway].dead_until.is_some_and(|until| until <= self.now) {
                 note!(self, "gateway {gateway} comes back");
-                self.applications[gateway].come_back(sdk::Millis(self.now));
+                let (now, faults) = (self.now, &mut self.faults);
+                let is_late = faults.random_ratio(self.config.odds(Fault::LateAsking), 10_000);
+                self.applications[gateway].come_back(sdk::Millis(now), || {
+                    let ms_max = if faults.random_bool(0.5) { LATE_MS_MAX } else { LATE_MS_MAX / 16 };
+                    (is_late && faults.random_bool(0.5)).then(|| now + faults.random_range(1..ms_max))
+                });
                 self.serve(gateway);
             }
             if !self.applications[gateway].runs(self.now) {
                 continue;
+            }
+            let asked = self.applications[gateway].ask_late(self.history.end(), sdk::Millis(self.now));
+            if asked > 0 {
+                note!(self, "gateway {gateway} asks late for {asked}");
+                self.outcome.asked_late += asked;
+                self.serve(gateway);
             }
             let core = &mut self.applications[gateway].core;
             if core.next_deadline().is_some_and(|at| at.0 <= self.now) {
@@ -306,6 +323,7 @@ impl World {
             }
             5 | 6 => {
                 let max = self.scheduler.random_range(1..12);
+                let max = if self.now < self.history_slow_until { 0 } else { max };
                 let happened = node.pass(&mut self.history, max, Millis(self.now));
                 if happened {
                     note!(self, "a pass goes on");
@@ -361,8 +379,14 @@ impl World {
     fn registrar(&mut self) -> bool {
         let now = Millis(self.now);
         let Some(node) = &mut self.node else { return false };
-        let Some(shard) = node.admit(&mut self.workload.compiled.borrow_mut(), now) else { return false };
-        note!(self, "the registrar answers shard {shard}");
+        let what = if self.scheduler.random_ratio(1, 4) {
+            ("ends something that has moved from", node.command(now))
+        } else {
+            let late_ms = self.scheduler.random_range(0..COMMAND_MS_MAX);
+            ("answers", node.admit(&mut self.workload.compiled.borrow_mut(), late_ms, now))
+        };
+        let (what, Some(shard)) = what else { return false };
+        note!(self, "the registrar {what} shard {shard}");
         self.put_out(shard);
         true
     }
@@ -396,14 +420,20 @@ impl World {
                         connection.closing = Some((code, message));
                     }
                 }
-                Output::Admit { ticket, items, .. } => {
+                Output::Admit { ticket, gateway, items } => {
                     if let Some(node) = &mut self.node {
-                        node.ask(shard, ticket, items);
+                        node.registrar.ask(shard, ticket, gateway, items);
                     }
                 }
-                Output::Released { gateway, keys } if ran_out => self.ran_out(shard, &gateway, keys),
-                Output::Released { .. } => {}
-                // Only given to break a rule.
+                Output::Released { gateway, keys } => {
+                    if let Some(node) = &mut self.node {
+                        node.registrar.released(shard, &gateway, &keys);
+                    }
+                    if ran_out {
+                        self.ran_out(shard, &gateway, keys);
+                    }
+                }
+                // Nobody waits for the answer.
                 Output::Commanded { .. } => {}
             }
         }
@@ -435,6 +465,12 @@ impl World {
         true
     }
 }
+
+/// How long it takes a command to get to its shard.
+const COMMAND_MS_MAX: u64 = 1_500;
+
+/// How late a process may be that asks late.
+const LATE_MS_MAX: u64 = 800;
 
 /// How long the longest absence of a Gateway is: longer than a node waits for it.
 const DEAD_MS_MAX: u64 = GRACE_MS * 3 / 2;

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use rand::Rng;
 use shards::{ConnectionId, Input, Millis};
 use streamer_gateway::core::{self as sdk, DisconnectReason, SessionId};
-use wire::{Delivery, Positions, Request};
+use wire::{Delivery, Positions, Registration, Reply, Request, SubscribeResult};
 
 use super::World;
 use crate::{
@@ -61,9 +61,6 @@ impl World {
                 }
                 Some(mut request) => {
                     note!(self, "shard {shard} gets {} by {id:?}", shown_request(&request));
-                    if let Request::Subscribe { items, .. } = &request {
-                        items.iter().for_each(|item| self.applications[gateway].presented(item));
-                    }
                     let forgets = [Broken::ReplayPastLiveFrom, Broken::BarrierSkippedAndPositionIgnored];
                     if self.config.broken.is_some_and(|broken| forgets.contains(&broken))
                         && let Request::Subscribe { items, .. } = &mut request
@@ -85,7 +82,16 @@ impl World {
             },
             4..6 if !runs => return false,
             4..6 => match connection.replies.pop_front() {
-                Some(reply) => {
+                Some(mut reply) => {
+                    if self.config.broken == Some(Broken::LateAnswerBelieved)
+                        && let Reply::Subscribed { results, .. } = &mut reply
+                    {
+                        results.iter_mut().for_each(|result| {
+                            if let SubscribeResult::Accepted { registration, .. } = result {
+                                *registration = Registration::Created;
+                            }
+                        });
+                    }
                     self.applications[gateway].core.handle(sdk::Input::Reply { session, reply }, now);
                     self.serve(gateway);
                 }
