@@ -85,7 +85,7 @@ struct DeliveryArgs {
 struct ScaleArgs {
     #[command(flatten)]
     turns: TurnsArgs,
-    /// Live subscriptions; beside idle ones a tenth of them.
+    /// Live subscriptions, of which some 3 match an event.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     subscriptions: u32,
     /// The largest of 10,000, 100,000 and 1,000,000 idle subscriptions that is measured.

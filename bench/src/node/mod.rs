@@ -86,6 +86,8 @@ impl Cores {
 struct Figures {
     events_per_s: f64,
     deliveries_per_s: f64,
+    /// Subscriptions that an event matched, in the mean.
+    fan_out: f64,
     p50_us: u64,
     p99_us: u64,
     p999_us: u64,
@@ -110,6 +112,7 @@ impl From<Report> for Figures {
         Self {
             events_per_s: report.events_per_s as f64,
             deliveries_per_s: report.deliveries_per_s as f64,
+            fan_out: report.matches_per_event,
             p50_us: report.p50_us,
             p99_us: report.p99_us,
             p999_us: report.p999_us,
@@ -130,6 +133,7 @@ impl Figures {
         Self {
             events_per_s: outcome.per_s(outcome.sent),
             deliveries_per_s: outcome.per_s(outcome.delivered()),
+            fan_out: outcome.delivered() as f64 / outcome.sent.max(1) as f64,
             p50_us: latency.p50_us(),
             p99_us: latency.p99_us(),
             p999_us: latency.p999_us(),

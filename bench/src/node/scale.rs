@@ -8,9 +8,9 @@ use super::{Cores, Figures, Row, Turns, median_of, node, run_node};
 #[derive(Clone, Debug)]
 pub struct Scale {
     pub turns: Turns,
-    /// Live subscriptions, of which 3 match an event.
+    /// Live subscriptions, of which some 3 match an event.
     pub live: u32,
-    /// Subscriptions that no event matches, beside a tenth of the live ones.
+    /// Subscriptions that no event matches, beside those.
     pub idle: Vec<u32>,
     /// Events a second of the rounds at a rate.
     pub rate: u64,
@@ -47,7 +47,7 @@ impl Scale {
         };
         let by_shards =
             shards().into_iter().map(|cores| Case { count: cores.len(), shards: list(&cores), ..one.clone() });
-        let by_idle = self.idle.iter().map(|idle| Case { live: (self.live / 10).max(1), idle: *idle, ..one.clone() });
+        let by_idle = self.idle.iter().map(|idle| Case { idle: *idle, ..one.clone() });
         let at_a_rate = [SourceKind::Direct, SourceKind::Embedded].map(|source| Case {
             rate: Some(self.rate),
             source,
@@ -78,7 +78,6 @@ impl Scale {
         let row = |(case, rounds): (&Case, Vec<Figures>)| {
             let row = Row {
                 source: Some(case.source.name()),
-                fan_out: profile.matches,
                 gateways: self.gateways,
                 shards: Some(case.count),
                 subscriptions: case.live as usize,
@@ -88,7 +87,7 @@ impl Scale {
                 ..Row::new("scale", "streamer")
             };
             match median_of(rounds, case.rate) {
-                Some(figures) => row.with(&figures),
+                Some(figures) => Row { fan_out: figures.fan_out, ..row.with(&figures) },
                 None => row.skipped("no round was asked for"),
             }
         };
@@ -117,7 +116,7 @@ struct Case {
     source: SourceKind,
 }
 
-/// Three subscriptions match an event.
+/// Some three subscriptions match an event.
 const PROFILE: &str = "chat";
 
 fn profile() -> Result<Profile, String> {
