@@ -7,11 +7,13 @@
 //! - Time is that of the thread's own work. On a machine that does other things too, the wall clock tells of those.
 
 pub mod compare;
+mod figures;
 pub mod filter;
 pub mod heap;
 pub mod indexes;
 pub mod ingest;
 pub mod measure;
+pub mod node;
 pub mod predicates;
 pub mod ring;
 mod served;

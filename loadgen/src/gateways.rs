@@ -1,4 +1,5 @@
-//! Gateways over real QUIC in this process. Each has a thread of its own, as a process would, and checks what it is given.
+//! Who receives: Gateways over real QUIC in this process, or what stands for one where another engine carries the events. Each has a
+//! thread of its own, as a process would, and checks what it is given.
 
 use std::{
     sync::{
@@ -10,13 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use streamer::{control::Topology, node::Node};
-use streamer_gateway::{AppEvent, Gateway};
+use streamer::control::Topology;
+use streamer_gateway::{AppEvent, Gateway, SavedPositions};
 use workload::Latency;
 
 use crate::{
     check::{Checker, Faults},
+    pinned::Pinned,
     plan::Plan,
+    profile::Profile,
     schedule::Schedule,
 };
 
@@ -24,12 +27,27 @@ use crate::{
 pub struct Common {
     pub plan: Arc<Plan>,
     pub schedule: Arc<Schedule>,
-    /// Cluster time of the event before the first one of the plan. `None`: the number stands in the document.
-    pub base: Option<u64>,
     /// Subscriptions that are live, over all Gateways.
     pub live: AtomicU64,
+    /// By Gateway.
     pub delivered: Vec<AtomicU64>,
-    pub stop: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Common {
+    pub fn new(plan: Arc<Plan>, schedule: Arc<Schedule>, gateways: usize) -> Self {
+        let delivered = (0..gateways).map(|_| AtomicU64::new(0)).collect();
+        Self { plan, schedule, live: AtomicU64::new(0), delivered, stop: AtomicBool::new(false) }
+    }
+
+    pub fn delivered(&self) -> u64 {
+        self.delivered.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// Whether a Gateway is to end.
+    pub fn is_over(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
 }
 
 /// What one Gateway tells when it has ended.
@@ -42,6 +60,46 @@ pub struct Received {
     pub catch_ups: u64,
     pub count: u64,
     pub last_at: Option<Instant>,
+    /// How long it took each time, from a Gateway's leaving until all its subscriptions were live again.
+    pub reconnects: Vec<Duration>,
+}
+
+/// Takes what arrives at one Gateway.
+pub struct Receiver {
+    pub index: usize,
+    pub common: Arc<Common>,
+    pub received: Received,
+    recent: Latency,
+    handed_over: Instant,
+    to_run: mpsc::Sender<Latency>,
+}
+
+impl Receiver {
+    /// Event `n` has arrived for a subscription.
+    pub fn take(&mut self, subscription: u32, n: u64, now: Instant) {
+        let received = &mut self.received;
+        received.checker.delivered(&self.common.plan, self.index, subscription, n);
+        received.count += 1;
+        received.last_at = Some(now);
+        self.common.delivered[self.index].store(received.count, Relaxed);
+        if let Some(latency) = self.common.schedule.latency(n, now) {
+            let us = latency.as_micros() as u64;
+            received.latency.record_us(us);
+            self.recent.record_us(us);
+        }
+        if now.duration_since(self.handed_over) >= RECENT_EVERY {
+            // The run may have ended.
+            let _ = self.to_run.send(std::mem::take(&mut self.recent));
+            self.handed_over = now;
+        }
+    }
+
+    /// Numbers of the subscriptions of this Gateway.
+    pub fn own(&self) -> Vec<u32> {
+        let plan = &self.common.plan;
+        let is_own = |number: &u32| plan.subscriptions[*number as usize].gateway == self.index;
+        (0..plan.subscriptions.len() as u32).filter(is_own).collect()
+    }
 }
 
 pub struct Gateways {
@@ -55,32 +113,98 @@ pub struct Gateways {
 const RECENT_EVERY: Duration = Duration::from_millis(250);
 
 /// How long a Gateway waits for the next item before it looks whether to stop.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Deliveries between two looks at the clock, when they come one right after another. A look takes as long as checking one does.
-const CLOCK_EVERY: u32 = 8;
+pub const CLOCK_EVERY: u32 = 8;
+
+/// What makes a Gateway other than take what it is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Habits {
+    /// The first Gateway takes this long for each change.
+    pub slow: Option<Duration>,
+    /// Every so often the first Gateway takes nothing for so long.
+    pub stalls: Option<Stall>,
+    /// Every so often all Gateways leave at once, and come back.
+    pub reconnect_every: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Stall {
+    pub every: Duration,
+    pub pause: Duration,
+}
+
+impl Habits {
+    pub fn new(profile: &Profile, slow: Option<Duration>) -> Self {
+        let stall = |(every, pause)| Stall { every: Duration::from_millis(every), pause: Duration::from_millis(pause) };
+        Self {
+            slow,
+            stalls: profile.stall_every_ms.zip(profile.stall_ms).map(stall),
+            reconnect_every: profile.reconnect_every_ms.map(Duration::from_millis),
+        }
+    }
+}
 
 impl Gateways {
-    pub fn start(node: &Node, common: Arc<Common>, manual_slow: Option<Duration>) -> Result<Self, std::io::Error> {
+    /// As many as `common` counts, on these cores; each is what `receive` does on a runtime of its own until [`Common::is_over`].
+    ///
+    /// # Errors
+    /// When a thread can't be started.
+    pub fn start<F, R>(common: Arc<Common>, cores: &[usize], receive: F) -> std::io::Result<Self>
+    where
+        F: Fn(Receiver) -> R + Clone + Send + 'static,
+        R: Future<Output = Result<Received, String>>,
+    {
         let (to_run, recent) = mpsc::channel();
         let mut threads = Vec::new();
         for index in 0..common.delivered.len() {
-            let (common, topology, to_run) = (common.clone(), node.topology().clone(), to_run.clone());
-            let slow = manual_slow.filter(|_| index == 0);
+            let (common, to_run, receive) = (common.clone(), to_run.clone(), receive.clone());
+            let cores = cores.to_vec();
             let thread = std::thread::Builder::new().name(format!("gateway-{index}")).spawn(move || {
+                let _pinned = Pinned::to(&cores);
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
                     .map_err(|error| error.to_string())?;
-                runtime.block_on(receive(index, &topology, &common, slow, &to_run))
+                let received = Received {
+                    latency: Latency::new(),
+                    checker: Checker::new(&common.plan),
+                    breaks: Vec::new(),
+                    catch_ups: 0,
+                    count: 0,
+                    last_at: None,
+                    reconnects: Vec::new(),
+                };
+                let (recent, handed_over) = (Latency::new(), Instant::now());
+                runtime.block_on(receive(Receiver { index, common, received, recent, handed_over, to_run }))
             })?;
             threads.push(thread);
         }
         Ok(Self { common, threads, recent })
     }
 
+    /// Gateways of a node. `base`: cluster time of the event before the first one of the plan, or `None` where the number stands in
+    /// the document.
+    ///
+    /// # Errors
+    /// When a thread can't be started.
+    pub fn of_node(
+        topology: &Topology,
+        common: Arc<Common>,
+        cores: &[usize],
+        base: Option<u64>,
+        habits: Habits,
+    ) -> std::io::Result<Self> {
+        let topology = Arc::new(topology.clone());
+        Self::start(common, cores, move |receiver| {
+            let topology = topology.clone();
+            async move { receive(receiver, &topology, base, habits).await }
+        })
+    }
+
     pub fn delivered(&self) -> u64 {
-        self.common.delivered.iter().map(|count| count.load(Relaxed)).sum()
+        self.common.delivered()
     }
 
     /// Whether one has ended already, which none should.
@@ -103,31 +227,45 @@ impl Gateways {
 }
 
 async fn receive(
-    index: usize,
+    mut receiver: Receiver,
     topology: &Topology,
-    common: &Common,
-    slow: Option<Duration>,
-    to_run: &mpsc::Sender<Latency>,
+    base: Option<u64>,
+    habits: Habits,
 ) -> Result<Received, String> {
-    let mut builder = Gateway::builder().gateway(format!("gateway-{index}")).fingerprint(&topology.fingerprint);
+    let mut saved = SavedPositions::default();
+    let mut left_at = None;
+    loop {
+        match stay(&mut receiver, topology, base, habits, saved, left_at).await? {
+            Some(positions) => (saved, left_at) = (positions, Some(Instant::now())),
+            None => return Ok(receiver.received),
+        }
+    }
+}
+
+/// One connection: until the Gateway is to end, or is to leave and come back at these positions.
+async fn stay(
+    receiver: &mut Receiver,
+    topology: &Topology,
+    base: Option<u64>,
+    habits: Habits,
+    saved: SavedPositions,
+    left_at: Option<Instant>,
+) -> Result<Option<SavedPositions>, String> {
+    let index = receiver.index;
+    let common = receiver.common.clone();
+    let mut builder =
+        Gateway::builder().gateway(format!("gateway-{index}")).fingerprint(&topology.fingerprint).resume_from(saved);
     for shard in &topology.shards {
         builder = builder.address(&shard.address);
     }
-    let plan = &*common.plan;
-    for number in (0..plan.subscriptions.len() as u32).filter(|n| plan.subscriptions[*n as usize].gateway == index) {
-        builder = builder.subscription(plan.to_sdk(number));
+    let own = receiver.own();
+    let mut left = own.len();
+    for number in own {
+        builder = builder.subscription(common.plan.to_sdk(number));
     }
     let mut gateway = builder.connect().await.map_err(|error| format!("gateway-{index} can't connect: {error}"))?;
-    let mut received = Received {
-        latency: Latency::new(),
-        checker: Checker::new(plan),
-        breaks: Vec::new(),
-        catch_ups: 0,
-        count: 0,
-        last_at: None,
-    };
-    let mut recent = Latency::new();
-    let mut handed_over = Instant::now();
+    let mut rhythm = Rhythm { habits, is_first: index == 0, turn: 0 };
+    rhythm.skip(&common.schedule, Instant::now());
     let mut now = Instant::now();
     let mut since_clock = 0;
     loop {
@@ -145,49 +283,129 @@ async fn receive(
                 (now, since_clock) = (Instant::now(), 0);
                 match event {
                     Ok(event) => event,
-                    Err(_) if common.stop.load(Relaxed) => break,
+                    Err(_) if common.is_over() => break,
                     Err(_) => continue,
                 }
             }
         };
         let Some(event) = event else {
             let error = gateway.error().map(|error| error.to_string()).unwrap_or_default();
-            received.breaks.push(format!("gateway-{index} has ended: {error}"));
+            receiver.received.breaks.push(format!("gateway-{index} has ended: {error}"));
             break;
         };
-        match event.what {
+        match &event.what {
             AppEvent::Change(change) => {
-                let n = match common.base {
+                let n = match base {
                     Some(base) => change.id().time.saturating_sub(base),
                     None => change.document().and_then(|document| document.get_i64("n").ok()).unwrap_or(0) as u64,
                 };
                 // The id is the subscription's number.
                 let number = change.subscription().id.parse().unwrap_or(u32::MAX);
-                received.checker.delivered(plan, index, number, n);
-                received.count += 1;
-                received.last_at = Some(now);
-                common.delivered[index].store(received.count, Relaxed);
-                if let Some(latency) = common.schedule.latency(n, now) {
-                    let us = latency.as_micros() as u64;
-                    received.latency.record_us(us);
-                    recent.record_us(us);
-                }
-                if now.duration_since(handed_over) >= RECENT_EVERY {
-                    // The run may have ended.
-                    let _ = to_run.send(std::mem::take(&mut recent));
-                    handed_over = now;
+                receiver.take(number, n, now);
+            }
+            AppEvent::Live { .. } => {
+                left = left.saturating_sub(1);
+                match left_at {
+                    None => _ = common.live.fetch_add(1, Relaxed),
+                    Some(left_at) if left == 0 => receiver.received.reconnects.push(left_at.elapsed()),
+                    Some(_) => {}
                 }
             }
-            AppEvent::Live { .. } => _ = common.live.fetch_add(1, Relaxed),
             // A Gateway that is behind gets all the same, later.
-            AppEvent::CatchingUp { .. } => received.catch_ups += 1,
+            AppEvent::CatchingUp { .. } => receiver.received.catch_ups += 1,
             AppEvent::CaughtUp { .. } => {}
-            other => received.breaks.push(format!("gateway-{index}: {other:?}")),
+            other => receiver.received.breaks.push(format!("gateway-{index}: {other:?}")),
         }
-        if let Some(pause) = slow {
-            tokio::time::sleep(pause).await;
+        match rhythm.next(&common.schedule, now, left == 0) {
+            None => {}
+            Some(Turn::Pause(pause)) => tokio::time::sleep(pause).await,
+            Some(Turn::Leave) => {
+                event.ack();
+                // Dropped without a word, as if the process were gone.
+                return Ok(Some(gateway.positions()));
+            }
         }
     }
     gateway.close().await;
-    Ok(received)
+    Ok(None)
+}
+
+/// When a Gateway does something else than to take the next change.
+struct Rhythm {
+    habits: Habits,
+    is_first: bool,
+    /// Turns that have passed since the load began.
+    turn: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Pause(Duration),
+    Leave,
+}
+
+impl Rhythm {
+    fn turns(&self, schedule: &Schedule, now: Instant) -> u32 {
+        let every = match self.habits {
+            Habits { reconnect_every: Some(every), .. } => every,
+            Habits { stalls: Some(Stall { every, .. }), .. } if self.is_first => every,
+            _ => return 0,
+        };
+        let since = schedule.begun().map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
+        (since.as_nanos() / every.as_nanos().max(1)) as u32
+    }
+
+    /// What has passed doesn't count.
+    fn skip(&mut self, schedule: &Schedule, now: Instant) {
+        self.turn = self.turns(schedule, now);
+    }
+
+    /// What to do now, after a change. Nobody leaves who isn't wholly there, nor once the load is over.
+    fn next(&mut self, schedule: &Schedule, now: Instant, is_there: bool) -> Option<Turn> {
+        if let Some(pause) = self.habits.slow.filter(|_| self.is_first) {
+            return Some(Turn::Pause(pause));
+        }
+        let turns = self.turns(schedule, now);
+        if turns == self.turn || !is_there || schedule.ended().is_some() {
+            return None;
+        }
+        self.turn = turns;
+        match (self.habits.reconnect_every, self.habits.stalls) {
+            (Some(_), _) => Some(Turn::Leave),
+            (None, stalls) => stalls.map(|stall| Turn::Pause(stall.pause)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::CountsFrom;
+
+    #[test]
+    fn each_turn_comes_once_and_none_after_the_end() {
+        let schedule = Schedule::new(None, Duration::from_secs(60), CountsFrom::HandedOver);
+        schedule.begin();
+        let begun = schedule.begun().unwrap();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        let every = Duration::from_millis(100);
+        let stalls = Habits { stalls: Some(Stall { every, pause: every / 2 }), ..Habits::default() };
+        let storm = Habits { reconnect_every: Some(every), ..Habits::default() };
+        for (habits, is_first, turn) in [
+            (stalls, true, Some(Turn::Pause(every / 2))),
+            (stalls, false, None),
+            (storm, true, Some(Turn::Leave)),
+            (storm, false, Some(Turn::Leave)),
+        ] {
+            let mut rhythm = Rhythm { habits, is_first, turn: 0 };
+            assert_eq!(rhythm.next(&schedule, at(99), true), None);
+            assert_eq!(rhythm.next(&schedule, at(101), false), None, "one that isn't there yet can't leave");
+            assert_eq!(rhythm.next(&schedule, at(102), true), turn);
+            assert_eq!(rhythm.next(&schedule, at(150), true), None);
+            rhythm.skip(&schedule, at(450));
+            assert_eq!(rhythm.next(&schedule, at(460), true), None);
+        }
+        schedule.end();
+        assert_eq!(Rhythm { habits: storm, is_first: true, turn: 0 }.next(&schedule, at(500), true), None);
+    }
 }

@@ -54,6 +54,9 @@ struct LoadArgs {
     /// Over all Gateways.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
     subscriptions: u32,
+    /// Subscriptions beside these, that no event matches.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=20_000_000))]
+    idle: u32,
     /// Cores of the shards, as in the configuration.
     #[arg(long, default_value = "auto")]
     shards: String,
@@ -174,6 +177,7 @@ fn options(load: &LoadArgs, rate: Option<u64>) -> Result<Options, String> {
         duration: Duration::from_secs(load.seconds.max(1)),
         gateways: usize::from(load.gateways),
         subscriptions: load.subscriptions,
+        idle: load.idle,
         shards: load.shards.clone(),
         runtime: load.runtime.clone(),
         seed: load.seed,

@@ -27,6 +27,9 @@ pub struct Plan {
     pub places: Vec<Place>,
     pub subscriptions: Vec<Planned>,
     pub events: Vec<Event>,
+    /// Watched collections, the first of `places`; and how many values `key` has in each.
+    collections: u32,
+    keys: u32,
 }
 
 /// A collection of a tenant.
@@ -112,7 +115,17 @@ impl Plan {
             collection: format!("unwatched{number}"),
         }));
         let events = events(profile, &subscriptions, keys, &mut random);
-        Self { places: all, subscriptions, events }
+        Self { places: all, subscriptions, events, collections: profile.collections, keys }
+    }
+
+    /// The same with `count` more subscriptions that no event matches, each on a key of its own in the same collections.
+    pub fn with_idle(mut self, count: u32, gateways: usize) -> Self {
+        self.subscriptions.extend((0..count).map(|number| Planned {
+            gateway: number as usize % gateways,
+            place: number % self.collections,
+            asks: Asks::Key { key: self.keys + number / self.collections },
+        }));
+        self
     }
 
     /// Each once.
@@ -254,6 +267,21 @@ mod tests {
             let watched = plan.events.iter().filter(|event| event.place < profile.collections).count() as f64;
             let mean = plan.deliveries(POOL as u64) as f64 / watched;
             assert!((profile.matches * 0.8..profile.matches * 1.25).contains(&mean), "{name}: {mean}");
+        }
+    }
+
+    #[test]
+    fn idle_subscriptions_change_nothing_for_the_others() {
+        let plan = |idle| Plan::new(&Profile::load("orders").unwrap(), 5_000, 3, 7, "t").with_idle(idle, 3);
+        let (with, without) = (plan(2_000), plan(0));
+        assert_eq!(with.subscriptions.len(), 7_000);
+        let n = POOL as u64;
+        assert_eq!(with.expected(n)[..5_000], without.expected(n));
+        assert!(with.expected(n)[5_000..].iter().all(|count| *count == 0));
+        // By what they ask for, and not only by what the plan says of them: no event has such a key.
+        let keys: BTreeSet<&str> = with.events.iter().map(|event| event.key.as_str()).collect();
+        for planned in &with.subscriptions[5_000..] {
+            assert!(matches!(planned.asks, Asks::Key { key } if !keys.contains(name(key).as_str())), "{planned:?}");
         }
     }
 

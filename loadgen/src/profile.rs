@@ -5,13 +5,16 @@ use std::{fs, path::Path};
 use serde::Deserialize;
 
 /// Profiles that the program brings along, by name.
-const BUILT_IN: [(&str, &str); 6] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("chat", include_str!("../profiles/chat.toml")),
     ("orders", include_str!("../profiles/orders.toml")),
     ("iot", include_str!("../profiles/iot.toml")),
     ("hot-tenant", include_str!("../profiles/hot-tenant.toml")),
     ("misses", include_str!("../profiles/misses.toml")),
     ("cel", include_str!("../profiles/cel.toml")),
+    ("presence", include_str!("../profiles/presence.toml")),
+    ("reconnect-storm", include_str!("../profiles/reconnect-storm.toml")),
+    ("slow-gateway", include_str!("../profiles/slow-gateway.toml")),
 ];
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -35,6 +38,14 @@ pub struct Profile {
     pub miss_share: f64,
     /// Bytes of a document, at least.
     pub document_bytes: usize,
+    /// Every so often all Gateways leave at once without a word, and come back for what they lack.
+    #[serde(default)]
+    pub reconnect_every_ms: Option<u64>,
+    /// Every so often the first Gateway takes nothing for `stall_ms`.
+    #[serde(default)]
+    pub stall_every_ms: Option<u64>,
+    #[serde(default)]
+    pub stall_ms: Option<u64>,
     pub subscriptions: Vec<Shape>,
 }
 
@@ -108,6 +119,22 @@ impl Profile {
             |key, value: String, allowed| Err(ProfileError::OutOfRange { name: name.to_owned(), key, value, allowed });
         let Self { tenants, collections, matches, skew, hot_share, miss_share, document_bytes, subscriptions, .. } =
             self;
+        let times = [
+            ("reconnect_every_ms", self.reconnect_every_ms),
+            ("stall_every_ms", self.stall_every_ms),
+            ("stall_ms", self.stall_ms),
+        ];
+        if let Some((key, value)) =
+            times.into_iter().find(|(_, ms)| ms.is_some_and(|ms| !(10..=3_600_000).contains(&ms)))
+        {
+            return wrong(key, value.unwrap_or_default().to_string(), "from 10 to 3,600,000");
+        }
+        if self.stall_every_ms.is_some() != self.stall_ms.is_some() {
+            return wrong("stall_ms", format!("{:?}", self.stall_ms), "together with stall_every_ms, or neither");
+        }
+        if self.reconnect_every_ms.is_some() && self.stall_ms.is_some() {
+            return wrong("reconnect_every_ms", format!("{:?}", self.reconnect_every_ms), "without stall_ms");
+        }
         if *tenants == 0 || tenants > collections {
             return wrong("tenants", tenants.to_string(), "from 1 to the number of collections");
         }
@@ -158,6 +185,8 @@ mod tests {
             ("tenants = ", "tenants = 0 #", "has tenants = 0; allowed: from 1"),
             ("matches = ", "matches = -1.0 #", "has matches = -1; allowed: above 0"),
             ("description = ", "colour = ", "unknown field `colour`"),
+            ("tenants = ", "stall_ms = 5\ntenants = ", "has stall_ms = 5; allowed: from 10"),
+            ("tenants = ", "stall_ms = 50\ntenants = ", "together with stall_every_ms"),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("p.toml");

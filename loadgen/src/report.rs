@@ -4,9 +4,12 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 use streamer::node::Node;
-use workload::Latency;
 
-use crate::{check::Faults, gateways::Received, plan::Plan, run::Options, schedule::CountsFrom};
+use crate::{
+    plan::Plan,
+    run::{Options, Outcome},
+    schedule::Schedule,
+};
 
 /// A second of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -53,6 +56,8 @@ pub struct Report {
     /// Over the time until the last one was sent or delivered.
     pub events_per_s: u64,
     pub deliveries_per_s: u64,
+    /// Of source, node and Gateways together, by the time that their threads were at work.
+    pub cpu_ns_per_event: u64,
     pub latency_from: &'static str,
     pub p50_us: u64,
     pub p99_us: u64,
@@ -67,6 +72,9 @@ pub struct Report {
     pub registered_ms: u64,
     /// Times that a subscription was too far behind for a shard's log, and was read for again.
     pub catch_ups: u64,
+    /// Times that a Gateway had left and was wholly back, and the longest that it took.
+    pub reconnects: u64,
+    pub reconnect_ms_max: u64,
     pub by_gateway: Vec<u64>,
     pub by_shard: Vec<u64>,
     pub moments: Vec<Moment>,
@@ -78,24 +86,20 @@ pub struct Report {
 const PERCENTS: [f64; 14] = [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0];
 
 impl Report {
-    #[expect(clippy::too_many_arguments, reason = "all that a run found, once")]
     pub(crate) fn new(
         options: &Options,
         node: &Node,
         plan: &Plan,
-        counts_from: CountsFrom,
-        sent: u64,
-        sent_after: Duration,
-        delivered_after: Duration,
-        received: Vec<Received>,
-        faults: Faults,
+        schedule: &Schedule,
+        outcome: Outcome,
         moments: Vec<Moment>,
     ) -> Self {
-        let mut latency = Latency::new();
-        received.iter().for_each(|received| latency.merge(&received.latency));
+        let latency = outcome.latency();
+        let (events_per_s, deliveries_per_s) = (outcome.per_s(outcome.sent), outcome.per_s(outcome.delivered()));
+        let Outcome { sent, sent_after, received, faults, work_ns, .. } = outcome;
         let by_gateway: Vec<u64> = received.iter().map(|received| received.count).collect();
         let delivered = by_gateway.iter().sum();
-        let per_s = |count: u64, time: Duration| (count as f64 / time.as_secs_f64().max(0.001)).round() as u64;
+        let sent_per_s = sent as f64 / sent_after.as_secs_f64().max(0.001);
         let shards = &node.topology().shards;
         let stats: Vec<_> = node.state().shards.iter().map(|shard| shard.stats()).collect();
         let breaks =
@@ -128,20 +132,27 @@ impl Report {
             duplicates: faults.duplicates,
             misdelivered: faults.misdelivered,
             out_of_order: faults.out_of_order,
-            events_per_s: per_s(sent, sent_after.max(delivered_after)),
-            deliveries_per_s: per_s(delivered, sent_after.max(delivered_after)),
-            latency_from: counts_from.describe(),
+            events_per_s: events_per_s.round() as u64,
+            deliveries_per_s: deliveries_per_s.round() as u64,
+            cpu_ns_per_event: work_ns / sent.max(1),
+            latency_from: schedule.counts_from().describe(),
             p50_us: latency.p50_us(),
             p99_us: latency.p99_us(),
             p999_us: latency.p999_us(),
             max_us: latency.max_us(),
             percentiles: PERCENTS.map(|percent| Percentile { percent, us: latency.percentile_us(percent) }).to_vec(),
-            behind: options.rate.is_some_and(|rate| per_s(sent, sent_after) < rate - rate / 50),
+            behind: options.rate.is_some_and(|rate| sent_per_s < (rate - rate / 50) as f64),
             ring_waits: stats.iter().map(|stats| stats.ring.waits).collect(),
             ready_ms: 0,
             registered_ms: 0,
             by_shard: stats.iter().map(|stats| stats.shard.events).collect(),
             catch_ups: received.iter().map(|received| received.catch_ups).sum(),
+            reconnects: received.iter().map(|received| received.reconnects.len() as u64).sum(),
+            reconnect_ms_max: received
+                .iter()
+                .flat_map(|received| &received.reconnects)
+                .max()
+                .map_or(0, |longest| longest.as_millis() as u64),
             by_gateway,
             moments,
             faults: breaks.cloned().collect(),
@@ -187,8 +198,13 @@ impl fmt::Display for Report {
             "", self.p50_us, self.p99_us, self.p999_us, self.max_us
         )?;
         writeln!(f, "               {:>12}   from {}", "", self.latency_from)?;
+        writeln!(f, "work           {:>12}   ns an event, of source, node and Gateways", self.cpu_ns_per_event)?;
         if self.catch_ups > 0 {
             writeln!(f, "catch-ups      {:>12}   of subscriptions that were too far behind", self.catch_ups)?;
+        }
+        if self.reconnects > 0 {
+            let (times, most) = (self.reconnects, self.reconnect_ms_max);
+            writeln!(f, "reconnects     {times:>12}   all live again after at most {most} ms")?;
         }
         if self.behind {
             writeln!(f, "               {:>12}   the source was behind: this rate is more than can be had here", "")?;

@@ -4,11 +4,12 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use streamer::{
     config::{Config, Problems},
     ingest::source::Source,
@@ -17,7 +18,9 @@ use streamer::{
 use workload::Latency;
 
 use crate::{
-    gateways::{Common, Gateways},
+    check::Faults,
+    gateways::{Common, Gateways, Habits, Received},
+    pinned::{self, Pinned},
     plan::Plan,
     profile::Profile,
     report::{Moment, Report},
@@ -62,6 +65,8 @@ pub struct Options {
     pub duration: Duration,
     pub gateways: usize,
     pub subscriptions: u32,
+    /// Subscriptions beside these, that no event matches.
+    pub idle: u32,
     /// Cores of the shards, as in the configuration.
     pub shards: String,
     pub runtime: String,
@@ -94,8 +99,8 @@ pub enum RunError {
     NoUri,
     #[error("{0}")]
     Gateway(String),
-    #[error("threads can't be started: {0}")]
-    Threads(#[source] std::io::Error),
+    #[error("threads or timers can't be had: {0}")]
+    Threads(#[from] std::io::Error),
 }
 
 /// How long the node may take to be ready, and subscriptions to be live.
@@ -104,7 +109,7 @@ const READY_MAX: Duration = Duration::from_secs(120);
 /// Nothing has come for this long after the last write: no more will.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What should not come would come within this time.
+/// How long to go on after the last delivery that was to come.
 const MORE: Duration = Duration::from_millis(300);
 
 /// Runs to the end, or until `interrupted` is set; reports in both cases.
@@ -119,14 +124,13 @@ pub fn run(options: &Options, interrupted: &Arc<AtomicBool>) -> Result<Report, R
         SourceKind::Direct | SourceKind::Embedded => "tenant-".to_owned(),
     };
     let plan = Plan::new(&options.profile, options.subscriptions, options.gateways, options.seed, &prefix);
-    let plan = Arc::new(plan);
-    let counts_from = match (options.source, options.rate) {
-        (SourceKind::Mongodb, _) => CountsFrom::Acknowledged,
-        (_, Some(_)) => CountsFrom::Due,
-        (_, None) => CountsFrom::HandedOver,
+    let plan = Arc::new(plan.with_idle(options.idle, options.gateways));
+    let counts_from = match options.source {
+        SourceKind::Mongodb => CountsFrom::Acknowledged,
+        SourceKind::Direct | SourceKind::Embedded => CountsFrom::of_rate(options.rate),
     };
     let schedule = Arc::new(Schedule::new(options.rate, options.duration, counts_from));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Threads)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let database = match (options.source, &options.uri) {
         (SourceKind::Mongodb, Some(uri)) => Some(runtime.block_on(Database::connect(uri))?),
         (SourceKind::Mongodb, None) => return Err(RunError::NoUri),
@@ -140,13 +144,23 @@ pub fn run(options: &Options, interrupted: &Arc<AtomicBool>) -> Result<Report, R
     };
     let started = Instant::now();
     let node = Node::start_with(config(options, &plan, folder.path())?, given)?;
-    let result =
-        runtime.block_on(drive(options, &node, plan.clone(), schedule, database.as_ref(), started, interrupted));
+    let result = {
+        let _pinned = Pinned::to(&beside_shards(&node));
+        runtime.block_on(drive(options, &node, plan.clone(), schedule, database.as_ref(), started, interrupted))
+    };
     node.stop()?;
     if let Some(database) = database {
         runtime.block_on(database.clean(&plan))?;
     }
     result
+}
+
+/// Cores for load and Gateways: those that no shard has, where there are any.
+fn beside_shards(node: &Node) -> Vec<usize> {
+    let allowed = pinned::allowed();
+    let shards: Vec<usize> = node.topology().shards.iter().map(|shard| shard.core).collect();
+    let others: Vec<usize> = allowed.iter().copied().filter(|core| !shards.contains(core)).collect();
+    if others.is_empty() { allowed } else { others }
 }
 
 fn config(options: &Options, plan: &Plan, folder: &Path) -> Result<Config, RunError> {
@@ -201,35 +215,20 @@ async fn drive(
 ) -> Result<Report, RunError> {
     node.wait_ready(READY_MAX).await.map_err(|reasons| RunError::NotReady(READY_MAX, reasons))?;
     let ready_after = started.elapsed();
-    let common = Arc::new(Common {
-        plan: plan.clone(),
-        schedule: schedule.clone(),
-        base: match options.source {
-            SourceKind::Direct => Some(0),
-            SourceKind::Embedded => Some(node.store().map_or(0, |store| store.durable_upto())),
-            SourceKind::Mongodb => None,
-        },
-        live: AtomicU64::new(0),
-        delivered: (0..options.gateways).map(|_| AtomicU64::new(0)).collect(),
-        stop: AtomicBool::new(false),
-    });
-    let gateways = Gateways::start(node, common.clone(), options.slow).map_err(RunError::Threads)?;
-    let registering = Instant::now();
-    let all = plan.subscriptions.len() as u64;
-    while common.live.load(Relaxed) < all && !gateways.any_ended() {
-        if registering.elapsed() > READY_MAX {
-            let live = common.live.load(Relaxed);
-            return Err(RunError::NotLive { live, all, waited: READY_MAX });
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let registered_after = registering.elapsed();
+    let base = match options.source {
+        SourceKind::Direct => Some(0),
+        SourceKind::Embedded => Some(node.store().map_or(0, |store| store.durable_upto())),
+        SourceKind::Mongodb => None,
+    };
+    let common = Arc::new(Common::new(plan.clone(), schedule.clone(), options.gateways));
+    let habits = Habits::new(&options.profile, options.slow);
+    let gateways = Gateways::of_node(node.topology(), common, &pinned::allowed(), base, habits)?;
+    let registered_after = all_live(&gateways).await?;
     if options.progress {
+        let all = plan.subscriptions.len();
         eprintln!("{all} subscriptions of {} Gateways are live after {registered_after:.1?}", options.gateways);
     }
 
-    schedule.begin();
-    let begun = Instant::now();
     let mut moments = Vec::new();
     let load = async {
         match options.source {
@@ -249,31 +248,100 @@ async fn drive(
         }
         Ok::<(), RunError>(())
     };
-    let watch = watch(options, node, &gateways, begun, interrupted, &mut moments);
+    let begun = Begun::now(&schedule);
+    let watch = watch(options, node, &gateways, interrupted, &mut moments);
     tokio::pin!(load);
     tokio::select! {
         done = &mut load => done?,
         () = watch => {}
     }
-    let sent = schedule.sent();
-    let sent_after = begun.elapsed();
-    wait_for(&gateways, plan.deliveries(sent)).await;
-    let (received, faults) = gateways.finish(sent).map_err(RunError::Gateway)?;
-    let delivered_after = received.iter().filter_map(|received| received.last_at).max();
-    let delivered_after = delivered_after.map_or(sent_after, |at| at.saturating_duration_since(begun));
-    Ok(Report::new(
-        options,
-        node,
-        &plan,
-        schedule.counts_from(),
-        sent,
-        sent_after,
-        delivered_after,
-        received,
-        faults,
-        moments,
-    )
-    .with_start(ready_after, registered_after))
+    let outcome = begun.finish(gateways).await?;
+    Ok(Report::new(options, node, &plan, &schedule, outcome, moments).with_start(ready_after, registered_after))
+}
+
+/// Waits until every subscription of the plan is live. Gives how long that took.
+///
+/// # Errors
+/// When it takes too long.
+pub async fn all_live(gateways: &Gateways) -> Result<Duration, RunError> {
+    let registering = Instant::now();
+    let common = &gateways.common;
+    let all = common.plan.subscriptions.len() as u64;
+    while common.live.load(Relaxed) < all && !gateways.any_ended() {
+        if registering.elapsed() > READY_MAX {
+            let live = common.live.load(Relaxed);
+            return Err(RunError::NotLive { live, all, waited: READY_MAX });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(registering.elapsed())
+}
+
+/// A load that has begun.
+pub struct Begun {
+    at: Instant,
+    work_ns: u64,
+}
+
+/// What a load has led to, whatever engine carried it.
+pub struct Outcome {
+    pub sent: u64,
+    pub sent_after: Duration,
+    /// When the last delivery came, or the last event was sent, whichever was later.
+    pub delivered_after: Duration,
+    pub received: Vec<Received>,
+    pub faults: Faults,
+    /// Nanoseconds that all threads of this process were at work: source, engine as far as it is in the process, and Gateways.
+    pub work_ns: u64,
+}
+
+impl Outcome {
+    pub fn delivered(&self) -> u64 {
+        self.received.iter().map(|received| received.count).sum()
+    }
+
+    pub fn latency(&self) -> Latency {
+        let mut latency = Latency::new();
+        self.received.iter().for_each(|received| latency.merge(&received.latency));
+        latency
+    }
+
+    /// So many, by the time until all was delivered.
+    pub fn per_s(&self, count: u64) -> f64 {
+        count as f64 / self.delivered_after.as_secs_f64().max(0.001)
+    }
+}
+
+impl Begun {
+    /// Time runs from here on.
+    pub fn now(schedule: &Schedule) -> Self {
+        let work_ns = process_work_ns();
+        schedule.begin();
+        Self { at: schedule.begun().unwrap_or_else(Instant::now), work_ns }
+    }
+
+    /// The load is over: waits for what is on its way, stops the Gateways and reckons.
+    ///
+    /// # Errors
+    /// When a Gateway has failed.
+    pub async fn finish(self, gateways: Gateways) -> Result<Outcome, RunError> {
+        let common = gateways.common.clone();
+        let (sent, sent_after) = (common.schedule.sent(), self.at.elapsed());
+        wait_for(&gateways, common.plan.deliveries(sent)).await;
+        let work_ns = process_work_ns() - self.work_ns;
+        // What should not come would come within this time.
+        tokio::time::sleep(MORE).await;
+        let (received, faults) = gateways.finish(sent).map_err(RunError::Gateway)?;
+        let last_at = received.iter().filter_map(|received| received.last_at).max();
+        let last_after = last_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.at));
+        Ok(Outcome { sent, sent_after, delivered_after: sent_after.max(last_after), received, faults, work_ns })
+    }
+}
+
+/// For how long the threads of this process have been at work, together.
+fn process_work_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 /// Takes a picture each second, until the load is told to end.
@@ -281,12 +349,12 @@ async fn watch(
     options: &Options,
     node: &Node,
     gateways: &Gateways,
-    begun: Instant,
     interrupted: &Arc<AtomicBool>,
     moments: &mut Vec<Moment>,
 ) {
     const EVERY: Duration = Duration::from_secs(1);
     let schedule = &gateways.common.schedule;
+    let begun = schedule.begun().unwrap_or_else(Instant::now);
     let mut last = (0, vec![0; options.gateways], vec![0; node.state().shards.len()]);
     let mut next = begun + EVERY;
     loop {
@@ -325,7 +393,7 @@ async fn watch(
     }
 }
 
-/// Waits until all has been delivered or nothing comes any more; then a moment more, for what should not come.
+/// Waits until all has been delivered or nothing comes any more.
 async fn wait_for(gateways: &Gateways, expected: u64) {
     let (mut last, mut changed) = (gateways.delivered(), Instant::now());
     while last < expected && changed.elapsed() < PATIENCE && !gateways.any_ended() {
@@ -335,5 +403,4 @@ async fn wait_for(gateways: &Gateways, expected: u64) {
             (last, changed) = (now, Instant::now());
         }
     }
-    tokio::time::sleep(MORE).await;
 }

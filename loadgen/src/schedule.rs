@@ -2,6 +2,7 @@
 //! how long its events had waited ("coordinated omission").
 
 use std::{
+    io,
     ops::Range,
     sync::{
         OnceLock,
@@ -9,6 +10,8 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+use crate::alarm::Alarm;
 
 /// Events whose time is kept where there is no rate.
 const KEPT: usize = 1 << 20;
@@ -25,6 +28,11 @@ pub enum CountsFrom {
 }
 
 impl CountsFrom {
+    /// Where events are not written to a database.
+    pub fn of_rate(rate: Option<u64>) -> Self {
+        if rate.is_some() { Self::Due } else { Self::HandedOver }
+    }
+
     pub fn describe(self) -> &'static str {
         match self {
             Self::Due => "when the event was due, whether or not the source was late",
@@ -115,8 +123,13 @@ impl Schedule {
     /// more. What becomes due meanwhile goes into the next call.
     ///
     /// # Errors
-    /// The first error of `send`.
-    pub async fn drive<E>(&self, max: u64, mut send: impl AsyncFnMut(Range<u64>) -> Result<(), E>) -> Result<(), E> {
+    /// The first error of `send`, or that there are no timers.
+    pub async fn drive<E: From<io::Error>>(
+        &self,
+        max: u64,
+        mut send: impl AsyncFnMut(Range<u64>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut alarm = Alarm::new()?;
         loop {
             let now = Instant::now();
             match self.due(now, max) {
@@ -125,7 +138,7 @@ impl Schedule {
                     self.hand_over(count, now);
                     send(first..first + count).await?;
                 }
-                Due::In(pause) => tokio::time::sleep(pause).await,
+                Due::In(pause) => alarm.wait(pause).await?,
                 Due::Nothing => return Ok(()),
             }
         }

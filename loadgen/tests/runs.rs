@@ -22,6 +22,7 @@ fn options(profile: &str, source: SourceKind, rate: Option<u64>) -> Options {
         duration: Duration::from_millis(1_200),
         gateways: 3,
         subscriptions: 3_000,
+        idle: 0,
         shards: "auto".to_owned(),
         runtime: "auto".to_owned(),
         seed: 7,
@@ -36,9 +37,12 @@ fn of(profile: &str, source: SourceKind, rate: Option<u64>) -> Report {
 
 #[test]
 fn every_delivery_of_a_rate_is_accounted_for() {
-    for (profile, source) in
-        [("orders", SourceKind::Direct), ("cel", SourceKind::Direct), ("iot", SourceKind::Embedded)]
-    {
+    for (profile, source) in [
+        ("orders", SourceKind::Direct),
+        ("cel", SourceKind::Direct),
+        ("presence", SourceKind::Direct),
+        ("iot", SourceKind::Embedded),
+    ] {
         let report = of(profile, source, Some(1_000));
         assert!(report.is_clean(), "{profile}: {report}");
         // All that was due in that time, however late.
@@ -53,6 +57,26 @@ fn every_delivery_of_a_rate_is_accounted_for() {
         assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
         assert!(html.contains("1200 (") && html.contains("class=\"good\""), "{html}");
     }
+}
+
+#[test]
+fn gateways_that_leave_and_come_back_get_all_of_it_once() {
+    let mut options = options("reconnect-storm", SourceKind::Direct, Some(1_000));
+    options.profile.reconnect_every_ms = Some(300);
+    let report = run(&options, &Arc::new(AtomicBool::new(false))).unwrap();
+    assert!(report.is_clean(), "{report}");
+    // However late they were back: each has left at least once.
+    assert!(report.reconnects >= 3, "{report}");
+    assert_eq!(report.events, 1_200);
+}
+
+#[test]
+fn a_gateway_that_stalls_gets_all_of_it_later() {
+    let mut options = options("slow-gateway", SourceKind::Direct, Some(1_000));
+    (options.profile.stall_every_ms, options.profile.stall_ms) = (Some(400), Some(300));
+    let report = run(&options, &Arc::new(AtomicBool::new(false))).unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert!(report.max_us > 200_000, "what came during a stall waited for its end: {report}");
 }
 
 /// Names a replica set; without it, this says that it was skipped.

@@ -5,12 +5,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use loadgen::pinned::Pinned;
 use predicate::Predicate;
 use workload::matching::{Answer, MatchSource, Pool, Workload, World, values};
 
 use super::{
     Row,
-    measure::{Options, Pinned, checked, difference},
+    measure::{Options, checked, difference},
     ours::{BATCH, OursIndex, Place, compiled, places},
 };
 use crate::{heap::growth_of, measure::work_time};

@@ -1,36 +1,16 @@
 //! What was to be reached, beside what was.
 
-use super::{Row, rows::grouped};
-
-/// One line of the table at the end.
-#[derive(Clone, Debug, PartialEq)]
-struct Goal {
-    what: &'static str,
-    wanted: String,
-    /// None where the rows that it takes aren't there.
-    found: Option<(String, bool)>,
-}
+use super::Row;
+use crate::figures::{self, Goal, grouped};
 
 /// The goals of which anything was measured.
 pub fn print_goals(rows: &[Row]) {
-    let goals: Vec<(Goal, String, bool)> = goals(rows)
-        .into_iter()
-        .filter_map(|goal| {
-            let (found, reached) = goal.found.clone()?;
-            Some((goal, found, reached))
-        })
-        .collect();
-    if goals.is_empty() {
+    if !figures::print(&goals(rows)) {
         return;
-    }
-    println!("\n{:<56} {:>16} {:>16}", "goal", "wanted", "found");
-    for (goal, found, reached) in &goals {
-        let verdict = if *reached { "reached" } else { "not reached" };
-        println!("{:<56} {:>16} {found:>16}  {verdict}", goal.what, goal.wanted);
     }
     let wrong: u64 = rows.iter().map(|row| row.wrong).sum();
     let checked: usize = rows.iter().map(|row| row.checked).sum();
-    println!("{:<56} {:>16} {wrong:>16}  over {} events", "wrong answers", 0, grouped(checked as f64));
+    println!("{:<68} {:>16} {wrong:>16}  over {} events", "wrong answers", 0, grouped(checked as f64));
 }
 
 fn goals(rows: &[Row]) -> Vec<Goal> {
@@ -43,16 +23,7 @@ fn goals(rows: &[Row]) -> Vec<Goal> {
     let (some, many, most) = (100_000, 1_000_000, 10_000_000);
     let mixed = rate("mixed", "ours-index", some);
     let mixed_one = rate("mixed-one", "ours-index", some);
-    let at_least = |what, wanted: f64, unit: &str, found: Option<f64>| Goal {
-        what,
-        wanted: format!("{}{unit}", short(wanted)),
-        found: found.map(|found| (format!("{}{unit}", short(found)), found >= wanted)),
-    };
-    let at_most = |what, wanted: f64, unit: &str, found: Option<f64>| Goal {
-        what,
-        wanted: format!("{}{unit}", short(wanted)),
-        found: found.map(|found| (format!("{}{unit}", short(found)), found <= wanted)),
-    };
+    let (at_least, at_most) = (Goal::at_least, Goal::at_most);
     let mut goals = vec![
         at_least("mixed, index, 100k", 3e6, "/s", mixed),
         at_least("mixed, index, 1M", 2e6, "/s", rate("mixed", "ours-index", many)),
@@ -94,15 +65,6 @@ fn goals(rows: &[Row]) -> Vec<Goal> {
     goals
 }
 
-/// A figure with few digits.
-fn short(value: f64) -> String {
-    match value.abs() {
-        size if size >= 1e6 => format!("{:.2} M", value / 1e6),
-        size if size >= 100.0 => grouped(value),
-        _ => format!("{value:.2}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,10 +77,7 @@ mod tests {
             row
         };
         let rows = [row("mixed", "ours-index", 3.3e6), row("mixed", "a-tree", 300e3), row("mixed", "ours-shard", 2e6)];
-        let found: Vec<(&str, String, bool)> = goals(&rows)
-            .into_iter()
-            .filter_map(|goal| goal.found.map(|(found, reached)| (goal.what, found, reached)))
-            .collect();
+        let found = figures::found(&goals(&rows));
         let expect = [
             ("mixed, index, 100k", "3.30 M/s", true),
             ("mixed, shard against index, 100k", "0.61 ×", true),

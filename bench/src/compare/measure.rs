@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use loadgen::pinned::Pinned;
 use workload::matching::{Answer, HOT_STRIDE, Pool, Workload, World, confirm, expected};
 
 use super::{Built, EngineKind, Row, build, churn, ours::places, whole};
@@ -283,29 +283,6 @@ pub(super) fn difference(found: &[Answer], wanted: &[Answer]) -> u64 {
     let lacks = |of: &[Answer], other: &[Answer]| of.iter().filter(|a| other.binary_search(a).is_err()).count();
     let twice = found.windows(2).filter(|pair| pair[0] == pair[1]).count();
     (lacks(found, wanted) + lacks(wanted, found) + twice) as u64
-}
-
-/// This thread on one core, until it is dropped.
-pub(super) struct Pinned(Option<CpuSet>);
-
-impl Pinned {
-    pub(super) fn to_one_core() -> Self {
-        let Ok(allowed) = sched_getaffinity(None) else { return Self(None) };
-        let mut last = CpuSet::new();
-        if let Some(core) = (0..CpuSet::MAX_CPU).rfind(|core| allowed.is_set(*core)) {
-            last.set(core);
-        }
-        Self(sched_setaffinity(None, &last).is_ok().then_some(allowed))
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        if let Some(allowed) = &self.0 {
-            // If that fails, the thread stays where it is, which harms nothing.
-            let _ = sched_setaffinity(None, allowed);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::figures::grouped;
+
 /// One engine on one workload at one size. What does not apply, or can't be had here, is null.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
@@ -96,30 +98,5 @@ fn figure(value: Option<f64>) -> String {
         None => "-".into(),
         Some(value) if value < 10.0 => format!("{value:.2}"),
         Some(value) => grouped(value),
-    }
-}
-
-/// A whole number with a comma at every thousand.
-pub(super) fn grouped(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        for (value, text) in [(0.0, "0"), (999.4, "999"), (1_000.0, "1,000"), (12_345_678.0, "12,345,678")] {
-            assert_eq!(grouped(value), text);
-        }
     }
 }

@@ -15,6 +15,7 @@ use streamer::ingest::source::{
 use wire::{BackendId, Lineage};
 
 use crate::{
+    alarm::Alarm,
     plan::{Event, Place, Plan},
     schedule::{Due, Schedule},
 };
@@ -36,25 +37,23 @@ pub struct Direct {
     lineage: Lineage,
 }
 
-/// An event whose number is to be filled in.
-struct Template {
+/// An event, or a document of one, whose number is to be filled in.
+pub struct Template {
     bytes: Bytes,
     /// Where its number stands, each time as eight bytes, lowest first.
     places: Vec<usize>,
 }
 
 impl Template {
-    fn new(event: &Event, place: &Place, document_bytes: usize) -> Self {
-        let mark = i64::from_le_bytes(MARK.to_le_bytes());
-        let mut document = RawDocumentBuf::new();
-        document.append(cstr!("_id"), mark);
-        document.append(cstr!("n"), mark);
-        document.append(cstr!("key"), event.key.as_str());
-        document.append(cstr!("size"), event.size);
-        document.append(cstr!("kind"), event.kind);
-        let filling = document_bytes.saturating_sub(document.as_bytes().len());
-        document.append(cstr!("text"), "x".repeat(filling));
+    /// A document of at least so many bytes.
+    pub fn document(event: &Event, document_bytes: usize) -> Self {
+        Self::of(Self::build(event, document_bytes))
+    }
 
+    /// The insert of such a document.
+    pub fn change(event: &Event, place: &Place, document_bytes: usize) -> Self {
+        let mark = i64::from_le_bytes(MARK.to_le_bytes());
+        let document = Self::build(event, document_bytes);
         let mut key = RawDocumentBuf::new();
         key.append(cstr!("_id"), mark);
         let mut token = RawDocumentBuf::new();
@@ -69,15 +68,31 @@ impl Template {
         change.append(cstr!("ns"), namespace);
         change.append(cstr!("documentKey"), key);
         change.append(cstr!("fullDocument"), document);
+        Self::of(change)
+    }
 
-        let bytes = change.into_bytes();
+    fn build(event: &Event, document_bytes: usize) -> RawDocumentBuf {
+        let mark = i64::from_le_bytes(MARK.to_le_bytes());
+        let mut document = RawDocumentBuf::new();
+        document.append(cstr!("_id"), mark);
+        document.append(cstr!("n"), mark);
+        document.append(cstr!("key"), event.key.as_str());
+        document.append(cstr!("size"), event.size);
+        document.append(cstr!("kind"), event.kind);
+        let filling = document_bytes.saturating_sub(document.as_bytes().len() + FIELD_BYTES);
+        document.append(cstr!("text"), "x".repeat(filling));
+        document
+    }
+
+    fn of(document: RawDocumentBuf) -> Self {
+        let bytes = document.into_bytes();
         let mark = MARK.to_le_bytes();
         let places: Vec<usize> = (0..bytes.len() - 7).filter(|at| bytes[*at..at + 8] == mark).collect();
-        debug_assert_eq!(places.len(), 5, "token, cluster time, key, _id and n");
         Self { bytes: bytes.into(), places }
     }
 
-    fn fill(&self, n: u64, into: &mut BytesMut) {
+    /// Appends it as number `n`.
+    pub fn fill(&self, n: u64, into: &mut BytesMut) {
         let start = into.len();
         into.extend_from_slice(&self.bytes);
         for at in &self.places {
@@ -86,9 +101,18 @@ impl Template {
     }
 }
 
+/// The number that a document was filled in with.
+pub fn number_of(document: &[u8]) -> Option<u64> {
+    // The document's length, the type of its first field, and `_id`.
+    document.get(9..17)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// What a field named `text` takes beside its text.
+const FIELD_BYTES: usize = 11;
+
 impl Direct {
     pub fn new(plan: &Plan, schedule: Arc<Schedule>, document_bytes: usize) -> Self {
-        let template = |event: &Event| Template::new(event, &plan.places[event.place as usize], document_bytes);
+        let template = |event: &Event| Template::change(event, &plan.places[event.place as usize], document_bytes);
         Self { schedule, templates: plan.events.iter().map(template).collect(), lineage: Lineage(rand::random()) }
     }
 }
@@ -118,6 +142,7 @@ impl Source for Direct {
             templates: self.templates.clone(),
             after,
             is_live: purpose == Purpose::Live,
+            alarm: None,
         };
         futures::future::ready(Ok(Opened { stream: Box::new(stream), start })).boxed()
     }
@@ -130,37 +155,44 @@ struct Stream {
     after: u64,
     /// It is the one that makes new events; any other reads those again that were made.
     is_live: bool,
+    /// Made when it is first needed, on the ingest thread.
+    alarm: Option<Alarm>,
 }
 
 impl SourceStream for Stream {
     fn next(&mut self, wait: Duration) -> BoxFuture<'_, Result<Batch, SourceError>> {
-        async move { Ok(self.read(wait).await) }.boxed()
+        let failed = |error| SourceError::Transient(format!("the timer that paces it: {error}"));
+        async move { self.read(wait).await.map_err(failed) }.boxed()
     }
 }
 
 impl Stream {
-    async fn read(&mut self, wait: Duration) -> Batch {
+    async fn read(&mut self, wait: Duration) -> std::io::Result<Batch> {
         let until = Instant::now() + wait;
         loop {
             let now = Instant::now();
             let known = self.schedule.sent().saturating_sub(self.after).min(BATCH_MAX);
             if known > 0 {
-                return self.batch(known);
+                return Ok(self.batch(known));
             }
             let due = if self.is_live { self.schedule.due(now, BATCH_MAX) } else { Due::Nothing };
             let pause = match due {
                 Due::Now(count) => {
                     self.schedule.hand_over(count, now);
-                    return self.batch(count);
+                    return Ok(self.batch(count));
                 }
                 Due::In(pause) => pause,
                 Due::Nothing => wait,
             };
             let left = until.saturating_duration_since(now);
             if left.is_zero() {
-                return Batch::default();
+                return Ok(Batch::default());
             }
-            tokio::time::sleep(pause.min(left)).await;
+            let alarm = match &mut self.alarm {
+                Some(alarm) => alarm,
+                none => none.insert(Alarm::new()?),
+            };
+            alarm.wait(pause.min(left)).await?;
         }
     }
 
@@ -184,6 +216,18 @@ mod tests {
 
     use super::*;
     use crate::{profile::Profile, schedule::CountsFrom};
+
+    #[test]
+    fn a_document_has_the_size_and_the_number_that_it_was_given() {
+        let plan = Plan::new(&Profile::load("orders").unwrap(), 1_000, 1, 1, "t");
+        let template = Template::document(plan.event(1), 200);
+        let mut bytes = BytesMut::new();
+        template.fill(77, &mut bytes);
+        assert_eq!((bytes.len(), number_of(&bytes)), (200, Some(77)));
+        assert_eq!(RawDocument::from_bytes(&bytes).unwrap().get_i64("n").unwrap(), 77);
+        // Token, cluster time, key, `_id` and `n`.
+        assert_eq!(Template::change(plan.event(1), &plan.places[0], 200).places.len(), 5);
+    }
 
     #[tokio::test]
     async fn events_are_what_the_plan_says_and_can_be_read_again() {

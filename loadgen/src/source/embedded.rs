@@ -8,8 +8,12 @@ use crate::{plan::Plan, schedule::Schedule};
 const WRITES_MAX: u64 = 2_000;
 
 #[derive(Debug, thiserror::Error)]
-#[error("the node refused writes: {0}")]
-pub struct WriteFailed(String);
+pub enum WriteFailed {
+    #[error("the node refused writes: {0}")]
+    Refused(String),
+    #[error(transparent)]
+    Timer(#[from] std::io::Error),
+}
 
 /// Writes events 1, 2, 3 … of a plan until the schedule ends. Requests follow one another, so that events get the offsets of their
 /// numbers; what becomes due meanwhile goes into the next.
@@ -49,12 +53,12 @@ fn body(plan: &Plan, numbers: std::ops::Range<u64>, filling: &str) -> String {
 }
 
 async fn send(client: &reqwest::Client, url: &str, body: String) -> Result<(), WriteFailed> {
-    let failed = |error: reqwest::Error| WriteFailed(error.to_string());
+    let failed = |error: reqwest::Error| WriteFailed::Refused(error.to_string());
     let answer = client.post(url).body(body).send().await.map_err(failed)?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());
     }
     let text = answer.text().await.map_err(failed)?;
-    Err(WriteFailed(format!("{status}: {text}")))
+    Err(WriteFailed::Refused(format!("{status}: {text}")))
 }

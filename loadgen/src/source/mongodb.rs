@@ -20,8 +20,12 @@ const WRITES_MAX: u64 = 1_000;
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
-#[error("the database at --uri: {0}")]
-pub struct DatabaseFailed(#[from] mongodb::error::Error);
+pub enum DatabaseFailed {
+    #[error("the database at --uri: {0}")]
+    Refused(#[from] mongodb::error::Error),
+    #[error(transparent)]
+    Timer(#[from] std::io::Error),
+}
 
 pub struct Database {
     client: Client,
