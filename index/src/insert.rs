@@ -134,8 +134,10 @@ impl Index {
             return self.hang_rest(rest(), &[record]);
         }
         let ways = predicate.ways();
+        // With one way there is nothing to compare.
+        let is_compared = ways.len() > 1;
         let best = ways.iter().filter_map(|way| {
-            let (cost, anchors) = self.cheapest(at, &way.need)?;
+            let (cost, anchors) = self.cheapest(at, &way.need, is_compared)?;
             (anchors.len() <= ANCHORS_MAX).then_some((cost, way, anchors))
         });
         let Some((_, way, anchors)) = best.min_by_key(|(cost, ..)| *cost) else { return self.hang_always(rest()) };
@@ -162,22 +164,23 @@ impl Index {
         self.hang_anchors(at, rest, &anchors, &nodes)
     }
 
-    /// The cheapest set of anchors of a need, and about how many candidates they bring. None where it can't be looked up.
-    fn cheapest<'p>(&self, partition: u32, need: &'p Need) -> Option<(usize, Anchors<'p>)> {
+    /// The cheapest set of anchors of a need, and about how many candidates they bring, if that `is_compared`. None where it can't be looked
+    /// up.
+    fn cheapest<'p>(&self, partition: u32, need: &'p Need, is_compared: bool) -> Option<(usize, Anchors<'p>)> {
         match need {
             Need::One(anchor) => {
-                let cost = self.cost(partition, anchor)?;
+                let cost = if is_compared { self.cost(partition, anchor)? } else { 0 };
                 let is_empty =
                     matches!(anchor.test, AnchorTest::Range { lower: Some(l), upper: Some(u), .. } if l.key > u.key);
                 Some((cost, if is_empty { Anchors::new() } else { std::iter::once(anchor).collect() }))
             }
             Need::All(needs) => {
-                needs.iter().filter_map(|need| self.cheapest(partition, need)).min_by_key(|(cost, _)| *cost)
+                needs.iter().filter_map(|need| self.cheapest(partition, need, true)).min_by_key(|(cost, _)| *cost)
             }
             Need::Any(needs) => {
                 let mut all = (0, Anchors::new());
                 for need in needs {
-                    let (cost, anchors) = self.cheapest(partition, need)?;
+                    let (cost, anchors) = self.cheapest(partition, need, is_compared)?;
                     all.0 += cost;
                     all.1.extend(anchors);
                 }

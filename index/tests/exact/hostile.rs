@@ -119,6 +119,26 @@ fn many_ranges_of_many_fields() {
     harness.index.check_empty();
 }
 
+/// What is known of a partition's keys is made anew when many of them have gone: none that is there may be lost by it.
+#[test]
+fn keys_that_come_and_go() {
+    const KEPT: usize = 60;
+    let mut harness = Harness::new();
+    let mut slots = Vec::new();
+    for number in 0..600_usize {
+        let (field, value) = (["a", "b", "c"][number % 3], number);
+        slots.extend(harness.subscribe(1, &format!(r#"[{{"field":"{field}","op":"==","value":{value}}}]"#), ""));
+        if let Some(gone) = number.checked_sub(KEPT) {
+            harness.index.remove(slots[gone]);
+        }
+        for looked_at in [number, number.saturating_sub(7), number.saturating_sub(KEPT - 1)] {
+            let mut document = RawDocumentBuf::new();
+            document.append([cstr!("a"), cstr!("b"), cstr!("c")][looked_at % 3], looked_at as i64);
+            assert_eq!(harness.slots(&document), [slots[looked_at]]);
+        }
+    }
+}
+
 /// The ranges of a field that its partition has no room for stay together, also when there is room again.
 #[test]
 fn ranges_of_a_field_that_came_too_late() {
