@@ -10,7 +10,8 @@ use predicate::{Budget, Context, Memo, Outcome, Predicate};
 
 use crate::key::raw_of;
 use crate::matching::{AFTER, BEFORE, Side, Touched, Work, push_sure};
-use crate::rest::{Answer, Rest, value_of};
+use crate::range::Answer;
+use crate::rest::{Rest, value_of};
 use crate::walk::Found;
 use crate::{Counts, Event, Image, Index, Main, Match, Rules, Verdict};
 
@@ -55,13 +56,11 @@ impl Evaluation<'_> {
             let asked = if rest.is_about_change { touched.marks & main } else { touched.marks };
             let mut is_evaluated = false;
             let mut verdict = |mark: u8| {
-                if asked & mark == 0 {
-                    return Verdict::Fails;
-                }
                 let memo = &memos[usize::from(mark == AFTER)];
                 self.verdict(rest, mark, touched.sure & mark != 0, memo, &mut left, &mut is_evaluated, counts)
             };
-            let (before, after) = (verdict(BEFORE), verdict(AFTER));
+            let before = if asked & BEFORE == 0 { Verdict::Fails } else { verdict(BEFORE) };
+            let after = if asked & AFTER == 0 { Verdict::Fails } else { verdict(AFTER) };
             counts.candidates += u64::from(is_evaluated);
             if before != Verdict::Fails || after != Verdict::Fails {
                 matches.push(Match { slot: touched.slot, before, after, about_change: rest.is_about_change });

@@ -17,7 +17,7 @@ use crate::near;
 use crate::paths::{ROOT, Spot};
 use crate::places::{Partition, Use};
 use crate::postings::{Items, Lane};
-use crate::range::{Listed, RangeSet, Target};
+use crate::range::{Ends, Listed, RangeSet, Target};
 use crate::rest::{Anchored, Quick, Rest};
 use crate::{Bounds, Entry, Hang, Index};
 
@@ -60,8 +60,10 @@ impl Index {
             }
             Hang::Rest { rest } => self.remove_rest(rest),
             Hang::Everyone { at } => {
-                let everyone = &mut self.partitions.get_mut(entry.partition).everyone;
-                if let Some(moved) = swap_remove(everyone, at) {
+                let partition = self.partitions.get_mut(entry.partition);
+                let moved = swap_remove(&mut partition.everyone, at);
+                partition.note_asked_whole();
+                if let Some(moved) = moved {
                     self.set_hang(moved, Hang::Everyone { at });
                 }
             }
@@ -107,9 +109,10 @@ impl Index {
 
     fn hang(&mut self, slot: u32, at: u32, tenant: &str, collection: &str, predicate: &Arc<Predicate>) -> Hang {
         if predicate.is_always_true() {
-            let everyone = &mut self.partitions.get_mut(at).everyone;
-            everyone.push(slot);
-            return Hang::Everyone { at: everyone.len() as u32 - 1 };
+            let partition = self.partitions.get_mut(at);
+            partition.everyone.push(slot);
+            partition.note_asked_whole();
+            return Hang::Everyone { at: partition.everyone.len() as u32 - 1 };
         }
         let rest = || Rest {
             predicate: Some(predicate.clone()),
@@ -131,8 +134,10 @@ impl Index {
             return self.hang_rest(rest(), &[record]);
         }
         let ways = predicate.ways();
+        // With one way there is nothing to compare.
+        let is_compared = ways.len() > 1;
         let best = ways.iter().filter_map(|way| {
-            let (cost, anchors) = self.cheapest(at, &way.need)?;
+            let (cost, anchors) = self.cheapest(at, &way.need, is_compared)?;
             (anchors.len() <= ANCHORS_MAX).then_some((cost, way, anchors))
         });
         let Some((_, way, anchors)) = best.min_by_key(|(cost, ..)| *cost) else { return self.hang_always(rest()) };
@@ -159,21 +164,23 @@ impl Index {
         self.hang_anchors(at, rest, &anchors, &nodes)
     }
 
-    /// The cheapest set of anchors of a need, and about how many candidates they bring. None where it can't be looked up.
-    fn cheapest<'p>(&self, partition: u32, need: &'p Need) -> Option<(usize, Anchors<'p>)> {
+    /// The cheapest set of anchors of a need, and about how many candidates they bring, if that `is_compared`. None where it can't be looked
+    /// up.
+    fn cheapest<'p>(&self, partition: u32, need: &'p Need, is_compared: bool) -> Option<(usize, Anchors<'p>)> {
         match need {
             Need::One(anchor) => {
-                let cost = self.cost(partition, anchor)?;
-                let is_empty = matches!(anchor.test, AnchorTest::Range { lower: Some(l), upper: Some(u), .. } if l > u);
+                let cost = if is_compared { self.cost(partition, anchor)? } else { 0 };
+                let is_empty =
+                    matches!(anchor.test, AnchorTest::Range { lower: Some(l), upper: Some(u), .. } if l.key > u.key);
                 Some((cost, if is_empty { Anchors::new() } else { std::iter::once(anchor).collect() }))
             }
             Need::All(needs) => {
-                needs.iter().filter_map(|need| self.cheapest(partition, need)).min_by_key(|(cost, _)| *cost)
+                needs.iter().filter_map(|need| self.cheapest(partition, need, true)).min_by_key(|(cost, _)| *cost)
             }
             Need::Any(needs) => {
                 let mut all = (0, Anchors::new());
                 for need in needs {
-                    let (cost, anchors) = self.cheapest(partition, need)?;
+                    let (cost, anchors) = self.cheapest(partition, need, is_compared)?;
                     all.0 += cost;
                     all.1.extend(anchors);
                 }
@@ -255,7 +262,7 @@ impl Index {
         let (key, bytes) = key_of(partition, node, test);
         let (record, is_new) = self.postings.open(key, bytes);
         if let Some(tag) = is_new {
-            self.partitions.get_mut(partition).add_key(tag);
+            self.partitions.get_mut(partition).add_key(node, tag);
         }
         record
     }
@@ -295,9 +302,10 @@ impl Index {
     fn hang_always(&mut self, rest: Rest) -> Hang {
         let partition = rest.partition;
         let number = self.rests.insert(rest);
-        let always = &mut self.partitions.get_mut(partition).always;
-        always.push(number);
-        let at = always.len() as u32 - 1;
+        let partition = self.partitions.get_mut(partition);
+        partition.always.push(number);
+        partition.note_asked_whole();
+        let at = partition.always.len() as u32 - 1;
         self.rests.get_mut(number).anchors.push(Anchored { record: ALWAYS, at });
         Hang::Rest { rest: number }
     }
@@ -317,9 +325,9 @@ impl Index {
         for (anchor, node) in anchors.iter().zip(nodes) {
             if let AnchorTest::Range { order, lower, upper } = anchor.test {
                 let at = near::at(*node, order);
-                let bounds = Bounds { lower: lower.unwrap_or(0), upper: upper.unwrap_or(u64::MAX), at };
-                let range = self.bounds.insert(bounds);
-                let listed = Listed::new(lower, upper, Target { range, rest: number, slot, is_decided });
+                let mut listed = Listed::new(lower, upper, Target { range: 0, rest: number, slot, is_decided });
+                let range = self.bounds.insert(Bounds { lower: listed.lower, upper: listed.upper, at });
+                listed.target.range = range;
                 let record = self.insert_range(partition, at, &anchor.test, &listed);
                 self.rests.get_mut(number).anchors.push(Anchored { record, at: range });
                 continue;
@@ -339,8 +347,11 @@ impl Index {
 
     /// Gives the record that the range hangs on, or [`NEAR`].
     fn insert_range(&mut self, partition: u32, at: u32, test: &AnchorTest, listed: &Listed) -> u32 {
+        let (key, _) = key_of(partition, at >> 8, test);
         let place = self.partitions.get_mut(partition);
-        if let Some(group) = place.near.open(at) {
+        // All ranges of a field and an order stand in one place.
+        let is_far = place.far_ranges > 0 && self.postings.find(key, Payload::of(&[], &self.seeds), &[]).is_some();
+        if !is_far && let Some(group) = place.near.open(at) {
             match place.near.set(group) {
                 Some(set) => self.range_sets.get_mut(set).insert(listed),
                 None if place.near.len(group) < near::GROUP_MAX => place.near.push(group, listed),
@@ -351,9 +362,11 @@ impl Index {
                     place.near.be(group, Some(self.range_sets.insert(set)));
                 }
             }
+            place.note_ranges(at >> 8);
             return NEAR;
         }
         place.far_ranges += 1;
+        place.note_ranges(at >> 8);
         let record = self.open_record(partition, at >> 8, test);
         if self.postings.record(record).rest.is_none() {
             let set = self.range_sets.insert(RangeSet::default());
@@ -367,7 +380,7 @@ impl Index {
     fn remove_range(&mut self, partition: u32, record: u32, range: u32) {
         let Bounds { lower, upper, at } = self.bounds.remove(range);
         // What else there is to the range is of no account here.
-        let listed = Listed::new(Some(lower), Some(upper), Target { range, ..Target::default() });
+        let listed = Listed { lower, upper, ends: Ends::default(), target: Target { range, ..Target::default() } };
         let place = self.partitions.get_mut(partition);
         if record != NEAR {
             place.far_ranges -= 1;
@@ -397,6 +410,7 @@ impl Index {
             None => place.near.remove(group, range),
         }
         place.near.close_if_empty(group);
+        place.note_ranges(at >> 8);
         self.release(partition, at >> 8, (Use::Range, 0));
     }
 
@@ -405,8 +419,10 @@ impl Index {
         let partition = self.rests.get(number).partition;
         for Anchored { record, at } in anchors {
             if record == ALWAYS {
-                let always = &mut self.partitions.get_mut(partition).always;
-                if let Some(moved) = swap_remove(always, at) {
+                let partition = self.partitions.get_mut(partition);
+                let moved = swap_remove(&mut partition.always, at);
+                partition.note_asked_whole();
+                if let Some(moved) = moved {
                     self.rests.get_mut(moved).anchors[0].at = at;
                 }
                 continue;
@@ -476,18 +492,19 @@ impl Index {
         if self.partitions.get(partition).members.len() > REMADE_MEMBERS_MAX {
             return self.partitions.get_mut(partition).forget_keys();
         }
-        let mut tags: Vec<u32> = Vec::new();
+        let mut keys: Vec<(u32, u32)> = Vec::new();
+        let key_of = |record: u32| (self.postings.record(record).node_class >> 8, self.postings.tag(record));
         for slot in &self.partitions.get(partition).members {
             match self.entries.get(*slot).map(|entry| entry.hang) {
-                Some(Hang::Sure { record, .. }) => tags.push(self.postings.tag(record)),
+                Some(Hang::Sure { record, .. }) => keys.push(key_of(record)),
                 Some(Hang::Rest { rest }) => {
                     let records = self.rests.get(rest).anchors.iter().map(|anchor| anchor.record);
-                    tags.extend(records.filter(|record| *record < NEAR).map(|record| self.postings.tag(record)));
+                    keys.extend(records.filter(|record| *record < NEAR).map(key_of));
                 }
                 _ => {}
             }
         }
-        self.partitions.get_mut(partition).set_keys(tags.into_iter());
+        self.partitions.get_mut(partition).set_keys(keys.into_iter());
     }
 
     fn open_partition(&mut self, tenant: &str, collection: &str) -> u32 {

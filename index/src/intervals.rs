@@ -11,7 +11,7 @@
 
 use crate::arena::Arena;
 use crate::machine::prefetch;
-use crate::range::{Listed, Target};
+use crate::range::{Ends, Listed, Target};
 
 const PLACES: usize = 64;
 /// What halving the places takes to come to any of them, and behind the last one.
@@ -44,8 +44,7 @@ trait Held: Copy + Default {
 #[derive(Clone, Copy, Debug, Default)]
 struct Kept {
     target: Target,
-    has_lower: bool,
-    has_upper: bool,
+    ends: Ends,
 }
 
 impl Held for Kept {
@@ -176,8 +175,8 @@ impl<T: Held> Node<T> {
 
 impl Node<Kept> {
     fn listed(&self, at: usize) -> Listed {
-        let Kept { target, has_lower, has_upper } = self.held[at];
-        Listed { lower: self.lowers[at], upper: self.uppers[at], has_lower, has_upper, target }
+        let Kept { target, ends } = self.held[at];
+        Listed { lower: self.lowers[at], upper: self.uppers[at], ends, target }
     }
 }
 
@@ -265,8 +264,8 @@ impl Intervals {
     fn insert_below(&mut self, number: u32, height: u32, listed: &Listed) -> Option<u32> {
         let key = Key::of(listed);
         if height == 0 {
-            let Listed { lower, upper, has_lower, has_upper, target } = *listed;
-            let kept = Kept { target, has_lower, has_upper };
+            let Listed { lower, upper, ends, target } = *listed;
+            let kept = Kept { target, ends };
             return insert_into(&mut self.leaves, number, key, lower, upper, kept);
         }
         let at = node(&self.inner, number).up_to(&key).saturating_sub(1);

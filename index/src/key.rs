@@ -59,12 +59,37 @@ impl Seeds {
     /// Of up to 16 bytes and two numbers of what they belong to.
     #[inline]
     pub(crate) fn hash(&self, low: u64, high: u64, [one, other]: [u32; 2]) -> u64 {
-        let meta = u64::from(one).wrapping_mul(self.0[2]).wrapping_add(u64::from(other).wrapping_mul(self.0[3]));
-        fold(low ^ self.0[0], high ^ self.0[1] ^ meta)
+        let of_one = u64::from(one).wrapping_mul(self.0[2]);
+        fold(low ^ self.0[0], high ^ self.0[1] ^ of_one.wrapping_add(u64::from(other).wrapping_mul(self.0[3])))
+    }
+
+    /// Makes the tags of one partition's keys.
+    #[inline]
+    pub(crate) fn tags(&self, partition: u32) -> Tags {
+        let Seeds([low, high, of_partition, of_node]) = *self;
+        Tags { low, high, partition: u64::from(partition).wrapping_mul(of_partition), of_node }
     }
 
     pub(crate) fn hash_long(&self, bytes: &[u8]) -> u64 {
         xxh3_64_with_seed(bytes, self.0[0])
+    }
+}
+
+/// The seeds, as far as one partition's keys need them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tags {
+    low: u64,
+    high: u64,
+    partition: u64,
+    of_node: u64,
+}
+
+impl Tags {
+    /// The same as [`At::tag`].
+    #[inline(always)]
+    pub(crate) fn of(&self, node_class: u32, payload: Payload) -> u32 {
+        let place = self.partition.wrapping_add(u64::from(node_class).wrapping_mul(self.of_node));
+        (fold(payload.low() ^ self.low, payload.high() ^ self.high ^ place) >> 32) as u32
     }
 }
 
@@ -77,7 +102,7 @@ fn fold(left: u64, right: u64) -> u64 {
 
 /// A payload in 16 bytes: itself and its length, or the hash of a long one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Payload(pub(crate) u128);
+pub(crate) struct Payload([u64; 2]);
 
 impl Payload {
     #[inline]
@@ -87,7 +112,7 @@ impl Payload {
 
     #[cold]
     fn long(bytes: &[u8], seeds: &Seeds) -> Self {
-        Self(u128::from(seeds.hash_long(bytes)) | u128::from(LONG) << 120)
+        Self([seeds.hash_long(bytes), u64::from(LONG) << 56])
     }
 
     #[inline]
@@ -105,7 +130,7 @@ impl Payload {
                 (byte(0) | byte(length / 2) | byte(length - 1), 0)
             }
         };
-        Self(u128::from(low) | u128::from(high) << 64 | (length as u128) << 120)
+        Self([low, high | (length as u64) << 56])
     }
 
     /// The same as [`Payload::of`] for the bytes at a place in others, of which those after it may be looked at too.
@@ -114,7 +139,7 @@ impl Payload {
         match bytes.get(start..).and_then(<[u8]>::first_chunk::<16>) {
             Some(chunk) if length <= SHORT_MAX => {
                 let payload = u128::from_le_bytes(*chunk) & LOWER_BYTES[length % 16];
-                Self(payload | (length as u128) << 120)
+                Self([payload as u64, (payload >> 64) as u64 | (length as u64) << 56])
             }
             _ => Self::of(&bytes[start..start + length], seeds),
         }
@@ -123,22 +148,37 @@ impl Payload {
     /// Of a number in big-endian bytes, as the canonical form has it.
     #[inline]
     pub(crate) fn of_word(word: u64) -> Self {
-        Self(u128::from(word.swap_bytes()) | 8 << 120)
+        Self([word.swap_bytes(), 8 << 56])
     }
 
     #[inline]
     pub(crate) fn is_long(self) -> bool {
-        (self.0 >> 120) as u8 == LONG
+        (self.0[1] >> 56) as u8 == LONG
+    }
+
+    /// Bytes of one that isn't long.
+    pub(crate) fn length(self) -> usize {
+        (self.0[1] >> 56) as usize
+    }
+
+    /// Of a long one: the same with a number in it.
+    pub(crate) fn numbered(self, number: u32) -> Self {
+        Self([self.0[0], u64::from(LONG) << 56 | u64::from(number)])
+    }
+
+    /// The number in a long one.
+    pub(crate) fn number(self) -> u32 {
+        self.0[1] as u32
     }
 
     #[inline]
     pub(crate) fn low(self) -> u64 {
-        self.0 as u64
+        self.0[0]
     }
 
     #[inline]
     pub(crate) fn high(self) -> u64 {
-        (self.0 >> 64) as u64
+        self.0[1]
     }
 }
 
@@ -312,14 +352,16 @@ mod tests {
     fn short_payloads_are_themselves() {
         let bytes: Vec<u8> = (1..=15).collect();
         for length in 0..=15 {
-            let Payload(number) = Payload::short(&bytes[..length]);
+            let Payload(words) = Payload::short(&bytes[..length]);
             let mut expected = [0; 16];
             expected[..length].copy_from_slice(&bytes[..length]);
             expected[15] = length as u8;
-            assert_eq!(number.to_le_bytes(), expected, "{length}");
+            assert_eq!(words.map(u64::to_le_bytes).concat(), expected, "{length}");
         }
         let seeds = Seeds::new(1);
         assert_eq!(Payload::of_word(7), Payload::of(&7_u64.to_be_bytes(), &seeds));
         assert!(Payload::of(&[0; 16], &seeds).is_long());
+        let payload = Payload::of_word(7);
+        assert_eq!(At::new(3, 4, INT).tag(payload, &seeds), seeds.tags(3).of(4 << 8 | u32::from(INT), payload));
     }
 }

@@ -18,6 +18,7 @@
 mod arena;
 mod evaluate;
 mod event;
+mod fields;
 mod insert;
 mod intervals;
 mod key;

@@ -5,13 +5,14 @@
 //! what is left to evaluate.
 
 use crate::evaluate::Evaluation;
+use crate::key::At;
 use crate::machine::prefetch;
 use crate::paths::ID;
-use crate::places::Asks;
-use crate::postings::Items;
-use crate::probe::{Hung, Made, Other, Probe, Prober, Source};
-use crate::range::{Listed, Target};
-use crate::walk::{Found, Walk, found_beside};
+use crate::postings::{Items, Postings};
+use crate::probe::{Hung, Lists, Probe, Prober, key_of};
+use crate::range::{Answer, Target};
+use crate::rest::Rest;
+use crate::walk::{Found, Source, Walk, found_beside};
 use crate::{BATCH_MAX, Counts, Event, Image, Index, Match, Rules, Verdict};
 
 /// Marks of the images that reached something.
@@ -26,15 +27,11 @@ const KEPT_MAX: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     work: Vec<Work>,
-    founds: Vec<Found>,
-    made: Vec<Made>,
-    /// Values that don't stand in a document as they are.
-    beside: Vec<u8>,
-    probes: Vec<Probe>,
-    /// A probe, and a record that it may mean.
+    lists: Lists,
+    /// A value that was probed, and a record that may be meant; and the same with the number of a rare probe.
     pairs: Vec<(u32, u32)>,
-    /// What was reached without a probe, and what the records name.
-    early: Vec<Reached>,
+    rare_pairs: Vec<(u32, u32)>,
+    /// What the records name.
     reached: Vec<Reached>,
     stabs: Vec<Stab>,
     touched: Vec<Touched>,
@@ -48,7 +45,9 @@ pub(crate) struct Work {
     pub(crate) after: Side,
     /// Where its parts of the lists end; they begin where those of the event before it do.
     probes_end: u32,
+    rare_probes_end: u32,
     pairs_end: u32,
+    rare_pairs_end: u32,
     early_end: u32,
     reached_end: u32,
     stabs_end: u32,
@@ -72,7 +71,8 @@ impl Side {
 /// What a probe has found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reached {
-    pub(crate) mark: u8,
+    /// The place of the value that has reached it.
+    pub(crate) found: u32,
     pub(crate) what: What,
 }
 
@@ -88,21 +88,14 @@ pub(crate) enum What {
     Range { rest: u32, slot: u32, is_sure: bool, is_decided: bool },
 }
 
-impl What {
-    #[inline]
-    pub(crate) fn range(listed: &Listed, key: u64) -> Self {
-        let Target { rest, slot, is_decided, .. } = listed.target;
-        What::Range { rest, slot, is_sure: listed.is_sure(key), is_decided }
-    }
-}
-
 /// A part of a set of ranges in which there may be some that the value of this key is in.
 #[derive(Clone, Copy, Debug)]
 struct Stab {
     set: u32,
     part: u32,
     key: u64,
-    mark: u8,
+    /// The place of the value.
+    found: u32,
 }
 
 /// A predicate that was reached, by which images, and by which of them for sure.
@@ -124,6 +117,7 @@ impl Index {
             scratch.begin();
             self.find_partitions(events, &mut scratch);
             self.walk(events, &mut scratch);
+            self.probe(events, &mut scratch);
             self.look_up(events, &mut scratch);
             self.announce(&mut scratch);
             self.finish(batch * BATCH_MAX, events, rules, &mut scratch, sink);
@@ -169,147 +163,172 @@ impl Index {
                         None => return Side::default(),
                     }
                 }
-                partition.near.prefetch();
-                let is_asked_whole = !partition.everyone.is_empty() || !partition.always.is_empty();
-                Side { partition: Some(at), founds: (0, 0), is_asked_whole }
+                partition.prefetch_asked();
+                Side { partition: Some(at), founds: (0, 0), is_asked_whole: partition.is_asked_whole }
             };
             let (before, after) = (side(&event.before, before), side(&event.after, after));
             scratch.work.push(Work { before, after, ..Work::default() });
         }
     }
 
-    fn hung(&self) -> Hung<'_> {
-        Hung { seeds: &self.seeds, postings: &self.postings, rests: &self.rests, range_sets: &self.range_sets }
-    }
-
-    /// Walks over the documents, and makes probes of what they have.
+    /// Walks over the documents, and notes the values that their partitions ask for.
     fn walk(&mut self, events: &[Event<'_>], scratch: &mut Scratch) {
-        for (at, event) in events.iter().enumerate() {
-            let Work { mut before, mut after, .. } = scratch.work[at];
-            let image_after = event.after.as_ref().filter(|_| event.looks_after).zip(after.partition);
-            let image_before = event.before.as_ref().filter(|_| event.looks_before).zip(before.partition);
-            if let Some((image, partition)) = image_after {
-                after.founds = self.find_values(partition, image, scratch);
+        for (work, event) in scratch.work.iter_mut().zip(events) {
+            if let Some((image, partition)) =
+                event.after.as_ref().filter(|_| event.looks_after).zip(work.after.partition)
+            {
+                work.after.founds = self.find_values(partition, image, Source::After, AFTER, &mut scratch.lists);
             }
-            match (image_before, image_after) {
-                (None, None) => {}
-                (None, Some((image, partition))) => {
-                    let (mut prober, _, founds) = self.prober(partition, image, AFTER, scratch);
-                    prober.all(after.founds(founds));
-                }
-                (Some((image, partition)), None) => {
-                    before.founds = self.find_values(partition, image, scratch);
-                    let (mut prober, _, founds) = self.prober(partition, image, BEFORE, scratch);
-                    prober.all(before.founds(founds));
-                }
-                (Some((image, partition)), Some((image_after, partition_after))) => {
-                    before.founds = self.find_values(partition, image, scratch);
-                    let (mut prober, made, founds) = self.prober(partition_after, image_after, AFTER, scratch);
-                    prober.all_after(after.founds(founds), made);
-                    let (mut prober, made, founds) = self.prober(partition, image, BEFORE, scratch);
-                    if partition == partition_after {
-                        let (document, founds_after) = (image_after.document.as_bytes(), after.founds(founds));
-                        let other = Other { document, founds: founds_after };
-                        prober.all_before(before.founds(founds), other, made);
-                    } else {
-                        prober.all(before.founds(founds));
-                    }
-                }
+            if let Some((image, partition)) =
+                event.before.as_ref().filter(|_| event.looks_before).zip(work.before.partition)
+            {
+                work.before.founds = self.find_values(partition, image, Source::Before, BEFORE, &mut scratch.lists);
             }
-            let (probes_end, early_end) = (scratch.probes.len() as u32, scratch.early.len() as u32);
-            scratch.work[at] = Work { before, after, probes_end, early_end, ..Work::default() };
         }
     }
 
-    /// What makes probes of an image, and lists that it needs.
-    #[inline]
-    fn prober<'s>(
-        &'s self,
+    /// Gives the places of the values of an image that its partition asks for.
+    fn find_values(
+        &mut self,
         partition: u32,
-        image: &Image<'s>,
+        image: &Image<'_>,
+        source: Source,
         mark: u8,
-        scratch: &'s mut Scratch,
-    ) -> (Prober<'s>, &'s mut Vec<Made>, &'s [Found]) {
-        let Scratch { founds, made, beside, probes, early, .. } = scratch;
+        lists: &mut Lists,
+    ) -> (u32, u32) {
         let place = self.partitions.get(partition);
-        let source = if mark == BEFORE { Source::Before } else { Source::After };
-        let document = image.document.as_bytes();
-        let hung = self.hung();
-        (Prober { hung, partition, place, document, mark, source, probes, reached: early, beside }, made, founds)
-    }
-
-    /// Notes the values of an image that its partition asks for. Gives their places.
-    fn find_values(&mut self, partition: u32, image: &Image<'_>, scratch: &mut Scratch) -> (u32, u32) {
-        let place = self.partitions.get(partition);
-        let Scratch { founds, beside, .. } = scratch;
+        let Lists { founds, beside, .. } = lists;
         let start = founds.len();
         if place.is_walked {
-            let mut walk = Walk { paths: &mut self.paths, place, document: image.document.as_bytes(), founds };
+            let document = image.document.as_bytes();
+            let mut walk = Walk { paths: &mut self.paths, place, document, founds, source, mark };
             if !walk.document() {
                 walk.founds.truncate(start);
                 walk.look_up(image.document, beside);
             }
-            if place.asked.of(ID) != Asks::NONE
+            if place.asks_id
                 && let Some(id) = self.id_path.as_ref().filter(|path| path.fields().is_none())
                 && let Some(value) = id.get(image.document)
             {
-                founds.extend(found_beside(ID, value, beside));
+                founds.extend(found_beside(ID, value, mark, beside));
             }
         }
         (start as u32, founds.len() as u32)
     }
 
-    /// Finds the records that the probes mean, and what these name.
-    fn look_up(&self, events: &[Event<'_>], scratch: &mut Scratch) {
-        let Scratch { work, probes, pairs, reached, beside, .. } = scratch;
-        let mut at = 0;
-        for work in work.iter_mut() {
-            for probe in at..work.probes_end {
-                self.postings.candidates(probes[probe as usize].tag, |record| {
-                    self.postings.prefetch_record(record);
-                    pairs.push((probe, record));
-                });
-            }
-            at = work.probes_end;
-            work.pairs_end = pairs.len() as u32;
-        }
-        let hung =
-            Hung { seeds: &self.seeds, postings: &self.postings, rests: &self.rests, range_sets: &self.range_sets };
-        let mut at = 0;
+    fn hung(&self) -> Hung<'_> {
+        Hung { seeds: &self.seeds, postings: &self.postings, rests: &self.rests, range_sets: &self.range_sets }
+    }
+
+    /// Makes probes of the values, and announces them.
+    fn probe(&self, events: &[Event<'_>], scratch: &mut Scratch) {
+        let Scratch { work, lists, .. } = scratch;
+        let hung = self.hung();
+        let (mut at, mut rare_at) = (0, 0);
         for (work, event) in work.iter_mut().zip(events) {
-            for (probe, record) in &pairs[at..work.pairs_end as usize] {
-                let probe = &probes[*probe as usize];
-                let long: &[u8] = if probe.payload.is_long() {
-                    let bytes = match probe.source {
-                        Source::Before => event.before.map_or(&[][..], |image| image.document.as_bytes()),
-                        Source::After => event.after.map_or(&[][..], |image| image.document.as_bytes()),
-                        Source::Beside => beside,
-                    };
-                    &bytes[probe.start as usize..probe.end as usize]
-                } else {
-                    &[]
-                };
-                if self.postings.is(*record, probe.at, probe.payload, long) {
-                    hung.reach(*record, probe.mark, probe.range_key(), reached);
+            let Work { before, after, .. } = *work;
+            if let Some((image, partition)) = event.after.as_ref().zip(after.partition) {
+                self.prober(&hung, partition, image, Source::After, lists).all(after.founds);
+            }
+            if let Some((image, partition)) = event.before.as_ref().zip(before.partition) {
+                let mut prober = self.prober(&hung, partition, image, Source::Before, lists);
+                match &event.after {
+                    Some(other) if before.partition == after.partition => {
+                        prober.all_beside(before.founds, after.founds, other.document.as_bytes());
+                    }
+                    _ => prober.all(before.founds),
                 }
             }
-            at = work.pairs_end as usize;
+            let has_many = |partition: Option<u32>| partition.is_some_and(|at| self.partitions.get(at).has_many_keys());
+            if has_many(after.partition) || has_many(before.partition) {
+                sieve(&mut lists.probes, at, &self.postings);
+            }
+            lists.probes[at..].iter().for_each(|probe| self.postings.prefetch(probe.tag));
+            lists.rare_probes[rare_at..].iter().for_each(|rare| self.postings.prefetch(rare.probe.tag));
+            (at, rare_at) = (lists.probes.len(), lists.rare_probes.len());
+            (work.probes_end, work.rare_probes_end) = (at as u32, rare_at as u32);
+            work.early_end = lists.reached.len() as u32;
+        }
+    }
+
+    #[inline(always)]
+    fn prober<'s>(
+        &'s self,
+        hung: &'s Hung<'s>,
+        partition: u32,
+        image: &Image<'s>,
+        source: Source,
+        lists: &'s mut Lists,
+    ) -> Prober<'s> {
+        let (place, document) = (self.partitions.get(partition), image.document.as_bytes());
+        let tags = self.seeds.tags(partition);
+        Prober { hung, partition, tags, place, document, source, lists }
+    }
+
+    /// Finds the records that the probes mean, and what these name.
+    fn look_up(&self, events: &[Event<'_>], scratch: &mut Scratch) {
+        let Scratch { work, lists, pairs, rare_pairs, reached, .. } = scratch;
+        let Lists { founds, beside, probes, rare_probes, .. } = lists;
+        let (mut at, mut rare_at) = (0, 0);
+        for work in work.iter_mut() {
+            for probe in &probes[at..work.probes_end as usize] {
+                self.postings.candidates(probe.tag, |record| {
+                    self.postings.prefetch_record(record);
+                    pairs.push((probe.found, record));
+                });
+            }
+            for number in rare_at..work.rare_probes_end {
+                self.postings.candidates(rare_probes[number as usize].probe.tag, |record| {
+                    self.postings.prefetch_record(record);
+                    rare_pairs.push((number, record));
+                });
+            }
+            (at, rare_at) = (work.probes_end as usize, work.rare_probes_end);
+            (work.pairs_end, work.rare_pairs_end) = (pairs.len() as u32, rare_pairs.len() as u32);
+        }
+        let hung = self.hung();
+        let (mut at, mut rare_at) = (0, 0);
+        for (work, event) in work.iter_mut().zip(events) {
+            let bytes_of = |source| match source {
+                Source::Before => event.before.map_or(&[][..], |image| image.document.as_bytes()),
+                Source::After => event.after.map_or(&[][..], |image| image.document.as_bytes()),
+                Source::Beside => beside,
+            };
+            for (found, record) in &pairs[at..work.pairs_end as usize] {
+                let value = &founds[*found as usize];
+                let side = if value.source == Source::Before { work.before } else { work.after };
+                let Some(partition) = side.partition else { continue };
+                let document = bytes_of(value.source);
+                let (class, payload) = key_of(value, document, &self.seeds);
+                // All of a text but its length and the NUL.
+                let long = || &document[value.start as usize + 4..(value.start + value.length) as usize - 1];
+                if self.postings.is(*record, At::new(partition, value.node, class), payload, long) {
+                    hung.reach(*record, *found, 0, reached);
+                }
+            }
+            for (number, record) in &rare_pairs[rare_at..work.rare_pairs_end as usize] {
+                let rare = &rare_probes[*number as usize];
+                if self.postings.is(*record, rare.at, rare.payload, || rare.bytes(bytes_of)) {
+                    hung.reach(*record, rare.probe.found, rare.range_key(), reached);
+                }
+            }
+            (at, rare_at) = (work.pairs_end as usize, work.rare_pairs_end as usize);
             work.reached_end = reached.len() as u32;
         }
     }
 
     /// Announces what is behind that which was reached.
     fn announce(&self, scratch: &mut Scratch) {
-        let Scratch { work, early, reached, stabs, .. } = scratch;
+        let Scratch { work, lists: Lists { reached: early, .. }, reached, stabs, .. } = scratch;
         let (mut at, mut early_at) = (0, 0);
         for work in work.iter_mut() {
             let early = &early[early_at..work.early_end as usize];
-            for Reached { mark, what } in early.iter().chain(&reached[at..work.reached_end as usize]) {
+            for Reached { found, what } in early.iter().chain(&reached[at..work.reached_end as usize]) {
                 match what {
                     What::Sure(items) => self.postings.prefetch_list(*items),
                     What::Ranges(set, key) => {
-                        let (set, key, mark) = (*set, *key, *mark);
-                        self.range_sets.get(set).descend(key, |part| stabs.push(Stab { set, part, key, mark }));
+                        let (set, key, found) = (*set, *key, *found);
+                        self.range_sets.get(set).descend(key, |part| stabs.push(Stab { set, part, key, found }));
                     }
                     What::Rest(items) => self.postings.prefetch_list(*items),
                     What::Range { .. } => {}
@@ -329,31 +348,38 @@ impl Index {
         scratch: &mut Scratch,
         sink: &mut impl FnMut(usize, &[Match], Counts),
     ) {
-        let Scratch { work, founds, beside, early, reached, stabs, touched, matches, .. } = scratch;
+        let Scratch { work, lists, reached, stabs, touched, matches, .. } = scratch;
+        let Lists { founds, beside, reached: early, .. } = lists;
         let (mut at, mut early_at, mut stabs_at) = (0, 0, 0);
         for ((number, event), work) in events.iter().enumerate().zip(work.iter()) {
             matches.clear();
             touched.clear();
             let early = &early[early_at..work.early_end as usize];
-            for Reached { mark, what } in early.iter().chain(&reached[at..work.reached_end as usize]) {
+            for Reached { found, what } in early.iter().chain(&reached[at..work.reached_end as usize]) {
+                let mark = founds[*found as usize].mark;
                 match *what {
-                    What::Sure(items) => self.postings.items(&items).each(|slot| push_sure(slot, *mark, matches)),
+                    What::Sure(items) => self.postings.items(&items).each(|slot| push_sure(slot, mark, matches)),
                     What::Rest(items) => self.postings.items(&items).each(|rest| {
-                        let slot = self.rests.get(rest).slot;
-                        touched.push(Touched { slot, rest, marks: *mark, sure: *mark, is_decided: false });
+                        let Rest { slot, is_decided, is_about_change, .. } = *self.rests.get(rest);
+                        let is_decided = is_decided && !is_about_change;
+                        touched.push(Touched { slot, rest, marks: mark, sure: mark, is_decided });
                     }),
                     What::Range { rest, slot, is_sure, is_decided } => {
-                        let sure = if is_sure { *mark } else { 0 };
-                        touched.push(Touched { slot, rest, marks: *mark, sure, is_decided });
+                        let sure = if is_sure { mark } else { 0 };
+                        touched.push(Touched { slot, rest, marks: mark, sure, is_decided });
                     }
                     What::Ranges(..) => {}
                 }
             }
-            for Stab { set, part, key, mark } in &stabs[stabs_at..work.stabs_end as usize] {
+            for Stab { set, part, key, found } in &stabs[stabs_at..work.stabs_end as usize] {
+                let Found { kind, mark: marks, .. } = founds[*found as usize];
                 self.range_sets.get(*set).stab(*part, *key, |listed| {
                     let Target { slot, rest, is_decided, .. } = listed.target;
-                    let sure = if listed.is_sure(*key) { *mark } else { 0 };
-                    touched.push(Touched { slot, rest, marks: *mark, sure, is_decided });
+                    match listed.answer(kind, *key) {
+                        Answer::Yes => touched.push(Touched { slot, rest, marks, sure: marks, is_decided }),
+                        Answer::Perhaps => touched.push(Touched { slot, rest, marks, sure: 0, is_decided }),
+                        Answer::No => {}
+                    }
                 });
             }
             (at, early_at) = (work.reached_end as usize, work.early_end as usize);
@@ -411,6 +437,18 @@ impl Index {
     }
 }
 
+/// Leaves those out of the probes from this place on that find nothing for sure.
+fn sieve(probes: &mut Vec<Probe>, from: usize, postings: &Postings) {
+    let mut kept = from;
+    for at in from..probes.len() {
+        let probe = probes[at];
+        probes[kept] = probe;
+        // As with the bits of a field, no branch depends on it.
+        kept += usize::from(postings.may_have(probe.tag));
+    }
+    probes.truncate(kept);
+}
+
 /// Makes one match of two of one slot: each image may have a value of its own that is equal to the one that the slot is under, as 2 and
 /// 2.0 are.
 fn join(matches: &mut Vec<Match>) {
@@ -433,12 +471,9 @@ pub(crate) fn push_sure(slot: u32, mark: u8, matches: &mut Vec<Match>) {
 impl Scratch {
     fn begin(&mut self) {
         self.work.clear();
-        empty(&mut self.founds);
-        empty(&mut self.made);
-        empty(&mut self.beside);
-        empty(&mut self.probes);
+        self.lists.clear();
         empty(&mut self.pairs);
-        empty(&mut self.early);
+        empty(&mut self.rare_pairs);
         empty(&mut self.reached);
         empty(&mut self.stabs);
         empty(&mut self.touched);
@@ -447,7 +482,7 @@ impl Scratch {
 }
 
 /// A list that was once large gives back what it took.
-fn empty<T>(list: &mut Vec<T>) {
+pub(crate) fn empty<T>(list: &mut Vec<T>) {
     list.clear();
     if list.capacity() > KEPT_MAX {
         list.shrink_to(KEPT_MAX);

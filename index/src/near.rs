@@ -3,8 +3,9 @@
 
 use predicate::Order;
 
+use crate::fields::Numbers;
 use crate::machine::prefetch;
-use crate::range::{Listed, Target};
+use crate::range::{Ends, Listed, Target};
 
 /// Fields and orders of a partition that have a group; the ranges of others are looked up like values.
 const GROUPS_MAX: usize = 16;
@@ -13,12 +14,15 @@ pub(crate) const GROUP_MAX: usize = 32;
 /// A set with fewer than this becomes a group again.
 pub(crate) const GROUP_AGAIN: usize = 16;
 const NO_SET: u32 = u32::MAX;
+/// Bounds of a cache line, and lines of them that are announced.
+const IN_LINE: usize = 4;
+const ANNOUNCED_MAX: usize = 4;
 
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Near {
     groups: Vec<Group>,
-    /// Lower and upper ones, group by group.
+    /// Lower ones, and how far the upper ones are above them, group by group.
     bounds: Vec<[u64; 2]>,
     /// What else there is to each range.
     others: Vec<Other>,
@@ -36,8 +40,7 @@ struct Group {
 #[derive(Clone, Copy, Debug)]
 struct Other {
     target: Target,
-    has_lower: bool,
-    has_upper: bool,
+    ends: Ends,
 }
 
 /// What a value is looked for in.
@@ -54,15 +57,10 @@ pub(crate) fn at(node: u32, order: Order) -> u32 {
 }
 
 impl Near {
-    /// Announces that it will be looked at.
+    /// Announces that the first bounds will be looked at.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        if let Some(group) = self.groups.first() {
-            prefetch(group);
-            // As many as two lines have, each.
-            self.groups.get(4).into_iter().for_each(prefetch);
-            self.bounds.iter().step_by(4).take(4).for_each(prefetch);
-        }
+        self.bounds.chunks(IN_LINE).take(ANNOUNCED_MAX).for_each(|line| prefetch(&line[0]));
     }
 
     /// The ranges of a node and an order: see [`at`].
@@ -79,20 +77,16 @@ impl Near {
         Found::Nothing
     }
 
-    /// Bit by bit, which of a group the value is within the bounds of, or on them.
-    #[inline]
-    pub(crate) fn hits(&self, start: usize, end: usize, key: u64) -> u32 {
-        let mut hits = 0;
-        for (at, [lower, upper]) in (0_u32..).zip(&self.bounds[start..end]) {
-            hits |= u32::from(*lower <= key && key <= *upper) << (at % 32);
-        }
-        hits
+    /// The bounds from one place to before another: the lower one, and how far the upper one is above it.
+    #[inline(always)]
+    pub(crate) fn bounds_of(&self, places: std::ops::Range<usize>) -> &[[u64; 2]] {
+        &self.bounds[places]
     }
 
     pub(crate) fn listed(&self, at: usize) -> Listed {
-        let [lower, upper] = self.bounds[at];
-        let Other { target, has_lower, has_upper } = self.others[at];
-        Listed { lower, upper, has_lower, has_upper, target }
+        let [lower, span] = self.bounds[at];
+        let Other { target, ends } = self.others[at];
+        Listed { lower, upper: lower + span, ends, target }
     }
 
     /// The place of a group.
@@ -124,9 +118,9 @@ impl Near {
     pub(crate) fn push(&mut self, group: usize, listed: &Listed) {
         let Group { start, len, .. } = self.groups[group];
         let at = (start + len) as usize;
-        let Listed { lower, upper, has_lower, has_upper, target } = *listed;
-        self.bounds.insert(at, [lower, upper]);
-        self.others.insert(at, Other { target, has_lower, has_upper });
+        let Listed { lower, upper, ends, target } = *listed;
+        self.bounds.insert(at, [lower, upper - lower]);
+        self.others.insert(at, Other { target, ends });
         self.groups[group].len += 1;
         self.groups[group + 1..].iter_mut().for_each(|later| later.start += 1);
     }
@@ -161,6 +155,25 @@ impl Near {
         self.groups[group].set = set.unwrap_or(NO_SET);
     }
 
+    /// Nodes with ranges of numbers, and where these are.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = (u32, Numbers)> {
+        let numbers = self.groups.iter().enumerate().filter(|(_, group)| group.at as u8 == Order::Number as u8);
+        numbers.map(|(number, group)| {
+            let start = group.start as usize;
+            let numbers = match group.set {
+                NO_SET => Numbers::Here(start..start + group.len as usize),
+                _ => Numbers::Group(number),
+            };
+            (group.at >> 8, numbers)
+        })
+    }
+
+    /// The set of a node and an order, if the group of this number is theirs.
+    #[inline(always)]
+    pub(crate) fn set_in(&self, group: usize, at: u32) -> Option<u32> {
+        self.groups.get(group).filter(|group| group.at == at && group.set != NO_SET).map(|group| group.set)
+    }
+
     /// Takes a group away that has neither ranges nor a set.
     pub(crate) fn close_if_empty(&mut self, group: usize) {
         if self.groups[group].len == 0 && self.groups[group].set == NO_SET {
@@ -182,14 +195,15 @@ mod tests {
 
     fn listed(range: u32, lower: u64, upper: u64) -> Listed {
         let target = Target { range, rest: range + 1, slot: range + 2, is_decided: range.is_multiple_of(2) };
-        Listed::new((lower > 0).then_some(lower), (upper < 60).then_some(upper), target)
+        let bound = |key| predicate::Bound { key, on: predicate::OnBound::In };
+        Listed::new((lower > 0).then_some(bound(lower)), (upper < 60).then_some(bound(upper)), target)
     }
 
     fn found(near: &Near, at: u32, key: u64) -> Vec<Listed> {
         let Found::Group(start, end) = near.find(at) else { return Vec::new() };
-        let hits = near.hits(start, end, key);
-        let mut found: Vec<Listed> =
-            (0..32).filter(|bit| hits >> bit & 1 == 1).map(|bit| near.listed(start + bit)).collect();
+        let is_hit = |[lower, span]: &[u64; 2]| key.wrapping_sub(*lower) <= *span;
+        let hits = near.bounds_of(start..end).iter().enumerate().filter(|(_, bounds)| is_hit(bounds));
+        let mut found: Vec<Listed> = hits.map(|(at, _)| near.listed(start + at)).collect();
         found.sort_unstable_by_key(|listed| listed.target.range);
         found
     }

@@ -6,11 +6,13 @@ use bytestring::ByteString;
 use smallvec::SmallVec;
 use wire::PlaceHash;
 
+use crate::fields::{Fields, Numbers};
 use crate::key::same;
 use crate::machine::prefetch;
 use crate::near::Near;
+use crate::paths::ID;
 
-/// What is asked of a value, as bits: one for each [`Use`].
+/// What is asked of a value, as bits: one for each [`Use`], and [`Asks::FAR`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asks(u8);
 
@@ -25,38 +27,29 @@ impl Asks {
     /// Of a text, more than an equality.
     pub(crate) const TEXT_RARELY: Asks = Asks::of(Use::Field).or(Asks::of(Use::Range)).or(Asks::PREFIX);
     pub(crate) const PREFIX: Asks = Asks::of(Use::Prefix);
+    /// Of its ranges of numbers there may be some that don't stand in the partition.
+    pub(crate) const FAR: Asks = Asks(1 << 7);
 
     pub(crate) const fn of(what: Use) -> Asks {
         Asks(1 << what as u8)
     }
 
-    const fn or(self, other: Asks) -> Asks {
+    pub(crate) const fn or(self, other: Asks) -> Asks {
         Asks(self.0 | other.0)
+    }
+
+    pub(crate) const fn only(self, of: Asks) -> Asks {
+        Asks(self.0 & of.0)
+    }
+
+    pub(crate) const fn without(self, of: Asks) -> Asks {
+        Asks(self.0 & !of.0)
     }
 
     /// Whether any of these is asked.
     #[inline(always)]
     pub(crate) const fn any(self, of: Asks) -> bool {
         self.0 & of.0 != 0
-    }
-}
-
-/// What is asked of each node's values: node `n` has place `n % 64`. More asked than there must be costs time alone.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-pub(crate) struct Asked([Asks; 64]);
-
-impl Asked {
-    const NOTHING: Asked = Asked([Asks::NONE; 64]);
-
-    #[inline(always)]
-    pub(crate) fn of(&self, node: u32) -> Asks {
-        self.0[node as usize % 64]
-    }
-
-    fn add(&mut self, node: u32, what: Asks) {
-        let asks = &mut self.0[node as usize % 64];
-        *asks = asks.or(what);
     }
 }
 
@@ -76,50 +69,37 @@ pub(crate) enum Use {
     Prefix,
 }
 
-/// Which keys a partition may have: a bit for each remainder of their tags. Most values of a document are none that anybody asks for, and
-/// are not even looked up. A partition of many keys may have any.
-#[derive(Clone, Debug, Default)]
-#[repr(align(64))]
-pub(crate) struct Keys {
-    bits: [u64; 8],
-}
+/// Keys of a partition that are gone since their bits were made, as many as are left but at least these: then the bits tell little.
+const KEYS_GONE_MIN: u32 = 128;
+/// With ten fields, the bits of each are half of them set.
+const MANY_KEYS: u32 = 450;
 
-/// Keys of a partition, and keys that are gone since its bits were made, beyond which its bits tell nothing.
-pub(crate) const KEYS_MAX: u32 = 256;
-
-impl Keys {
-    #[inline]
-    pub(crate) fn may_have(&self, tag: u32) -> bool {
-        // The table takes the lowest bits and the highest ones.
-        self.bits[(tag >> 6) as usize % 8] >> (tag >> 9 & 63) & 1 == 1
-    }
-
-    fn add(&mut self, tag: u32) {
-        self.bits[(tag >> 6) as usize % 8] |= 1 << (tag >> 9 & 63);
-    }
-}
-
-/// What every document needs stands in the first five cache lines, in the order in which it is needed.
+/// What every document needs stands in the first two cache lines and what these lead to.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Partition {
-    pub(crate) keys: Keys,
-    pub(crate) asked: Asked,
-    pub(crate) near: Near,
     pub(crate) place: PlaceHash,
+    /// Tenant and collection, one after the other.
+    names: SmallVec<[u8; 48]>,
+    /// A bit for each remainder of the nodes that have a field.
+    nodes: u64,
+    pub(crate) fields: Fields,
+    tenant_length: u32,
+    /// Whether documents are looked at at all.
+    pub(crate) is_walked: bool,
+    /// Whether the document's computed id is looked at.
+    pub(crate) asks_id: bool,
+    /// Something is asked of all documents: see `everyone` and `always`.
+    pub(crate) is_asked_whole: bool,
+    /// Lengths of prefixes that are looked up: bit `n` for one of `n + 1` bytes.
+    pub(crate) prefix_lengths: u32,
+    /// Ranges in sets that are looked up.
+    pub(crate) far_ranges: u32,
+    pub(crate) near: Near,
     /// Subscriptions to every document.
     pub(crate) everyone: Vec<u32>,
     /// Predicates without an anchor, by their numbers in the rests.
     pub(crate) always: Vec<u32>,
-    tenant_length: u32,
-    /// Ranges in sets that are looked up.
-    pub(crate) far_ranges: u32,
-    /// Lengths of prefixes that are looked up: bit `n` for one of `n + 1` bytes.
-    pub(crate) prefix_lengths: u32,
-    /// Whether documents are looked at at all.
-    pub(crate) is_walked: bool,
-    /// Tenant and collection, one after the other.
-    names: SmallVec<[u8; 48]>,
     keys_count: u32,
     keys_gone: u32,
     /// Its place in its tenant's list.
@@ -142,12 +122,14 @@ impl Partition {
         names.extend_from_slice(tenant.as_bytes());
         names.extend_from_slice(collection.as_bytes());
         Self {
-            keys: Keys::default(),
+            nodes: 0,
+            fields: Fields::default(),
             is_walked: false,
             keys_count: 0,
             keys_gone: 0,
             place,
-            asked: Asked::NOTHING,
+            asks_id: false,
+            is_asked_whole: false,
             prefix_lengths: 0,
             names,
             tenant_length: tenant.len() as u32,
@@ -164,11 +146,22 @@ impl Partition {
     /// Announces that it will be looked at.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        prefetch(&self.keys);
-        prefetch(&self.asked);
-        prefetch(&self.near);
         prefetch(&self.place);
-        prefetch(&self.tenant_length);
+        prefetch(&self.fields);
+        prefetch(&self.near);
+    }
+
+    /// Whether anything may be asked of a node.
+    #[inline(always)]
+    pub(crate) fn may_ask(&self, node: u32) -> bool {
+        self.nodes >> (node % 64) & 1 == 1
+    }
+
+    /// Announces what its documents will be held against.
+    #[inline]
+    pub(crate) fn prefetch_asked(&self) {
+        self.fields.prefetch();
+        self.near.prefetch();
     }
 
     #[inline]
@@ -192,32 +185,49 @@ impl Partition {
         String::from_utf8_lossy(&self.names[start..end]).into_owned().into()
     }
 
-    pub(crate) fn add_key(&mut self, tag: u32) {
+    /// To be called when something has come to or gone from `everyone` or `always`.
+    pub(crate) fn note_asked_whole(&mut self) {
+        self.is_asked_whole = !self.everyone.is_empty() || !self.always.is_empty();
+    }
+
+    pub(crate) fn add_key(&mut self, node: u32, tag: u32) {
         self.keys_count += 1;
-        match self.keys_count {
-            0..KEYS_MAX => self.keys.add(tag),
-            _ => self.keys.bits = [u64::MAX; 8],
-        }
+        self.fields.add_key(node, tag);
     }
 
     /// True when the bits tell so little that they should be made anew.
     pub(crate) fn remove_key(&mut self) -> bool {
         self.keys_count -= 1;
         self.keys_gone += 1;
-        self.keys_gone >= KEYS_MAX / 2 && self.keys_count <= KEYS_MAX / 2
+        self.keys_gone >= self.keys_count.max(KEYS_GONE_MIN)
+    }
+
+    /// Whether it has so many keys that the bits of its fields tell little.
+    #[inline]
+    pub(crate) fn has_many_keys(&self) -> bool {
+        self.keys_count >= MANY_KEYS
     }
 
     /// Lets the bits say that any key may be there.
     pub(crate) fn forget_keys(&mut self) {
         self.keys_gone = 0;
-        self.keys.bits = [u64::MAX; 8];
+        self.fields.set_keys(u64::MAX);
     }
 
-    /// Makes the bits anew, from the tags of all keys.
-    pub(crate) fn set_keys(&mut self, tags: impl Iterator<Item = u32>) {
+    /// Makes the bits anew, from the nodes and tags of all keys.
+    pub(crate) fn set_keys(&mut self, keys: impl Iterator<Item = (u32, u32)>) {
         self.keys_gone = 0;
-        self.keys = Keys::default();
-        tags.for_each(|tag| self.keys.add(tag));
+        self.fields.set_keys(0);
+        keys.for_each(|(node, tag)| self.fields.add_key(node, tag));
+    }
+
+    /// Lets fields know where their ranges of numbers are, after those of a node have changed.
+    pub(crate) fn note_ranges(&mut self, node: u32) {
+        let numbers = if self.far_ranges == 0 { Numbers::Here(0..0) } else { Numbers::Elsewhere };
+        self.fields.set_numbers(node, numbers);
+        for (node, numbers) in self.near.numbers() {
+            self.fields.set_numbers(node, numbers);
+        }
     }
 
     /// Nodes whose values are looked at, each once.
@@ -240,7 +250,8 @@ impl Partition {
         *count += 1;
         if *count == 1 {
             self.is_walked = true;
-            self.ask(node, what as u8 + length);
+            self.ask(node);
+            self.ask_prefix(what as u8 + length);
         }
     }
 
@@ -254,23 +265,40 @@ impl Partition {
         if *count == 0 {
             self.uses.remove(&key);
             self.is_walked = !self.uses.is_empty();
-            // With many nodes nearly all bits are set whatever is removed.
-            if self.uses.len() < USES_RECOUNTED_MAX {
-                (self.asked, self.prefix_lengths) = (Asked::NOTHING, 0);
+            self.ask(node);
+            if what == Use::Prefix && self.uses.len() < USES_RECOUNTED_MAX {
+                self.prefix_lengths = 0;
                 let uses = std::mem::take(&mut self.uses);
-                uses.keys().for_each(|key| self.ask((key >> 8) as u32, *key as u8));
+                uses.keys().for_each(|key| self.ask_prefix(*key as u8));
                 self.uses = uses;
             }
         }
     }
 
+    /// Lets the field of a node be what its uses ask.
+    fn ask(&mut self, node: u32) {
+        let first = key(node, Use::Equal, 0);
+        let uses = self.uses.range(first..=first | 0xFF);
+        let asks = uses.fold(Asks::NONE, |asks, (key, _)| asks.or(Asks(1 << (*key as u8).min(Use::Prefix as u8))));
+        self.fields.set(node, asks);
+        match asks {
+            Asks::NONE if self.uses.len() < USES_RECOUNTED_MAX => {
+                self.nodes = self.uses.keys().fold(0, |nodes, key| nodes | 1 << ((key >> 8) % 64));
+            }
+            Asks::NONE => {}
+            _ => self.nodes |= 1 << (node % 64),
+        }
+        if node == ID {
+            self.asks_id = asks != Asks::NONE;
+        }
+    }
+
     /// `what` is a use, and for prefixes their length is added.
-    fn ask(&mut self, node: u32, what: u8) {
+    fn ask_prefix(&mut self, what: u8) {
         let prefix = Use::Prefix as u8;
         if what > prefix {
             self.prefix_lengths |= 1 << (what - prefix - 1);
         }
-        self.asked.add(node, Asks(1 << what.min(prefix)));
     }
 }
 

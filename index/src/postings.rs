@@ -24,7 +24,7 @@ pub(crate) struct Record {
     pub(crate) sure: Items,
     /// Predicates that may hold: their numbers. For a key of ranges, the number of the set.
     pub(crate) rest: Items,
-    payload: [u64; 2],
+    payload: Payload,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +49,11 @@ impl Items {
 
 impl Default for Record {
     fn default() -> Self {
-        Self { partition: 0, node_class: 0, sure: Items::NONE, rest: Items::NONE, payload: [0; 2] }
+        Self { partition: 0, node_class: 0, sure: Items::NONE, rest: Items::NONE, payload: Payload::of_word(0) }
     }
 }
 
 impl Record {
-    fn payload(&self) -> Payload {
-        Payload(u128::from(self.payload[0]) | u128::from(self.payload[1]) << 64)
-    }
-
     pub(crate) fn at(&self) -> At {
         At { partition: self.partition, node_class: self.node_class }
     }
@@ -109,6 +105,12 @@ impl Postings {
         self.table.prefetch(tag);
     }
 
+    /// False only where no key of this tag is there.
+    #[inline]
+    pub(crate) fn may_have(&self, tag: u32) -> bool {
+        self.table.may_have(tag)
+    }
+
     #[inline]
     pub(crate) fn prefetch_record(&self, record: u32) {
         prefetch(self.records.get(record));
@@ -140,21 +142,21 @@ impl Postings {
 
     /// Whether the record is of this key. `long` are the bytes of a payload that is not short.
     #[inline]
-    pub(crate) fn is(&self, record: u32, at: At, payload: Payload, long: &[u8]) -> bool {
+    pub(crate) fn is<'b>(&self, record: u32, at: At, payload: Payload, long: impl FnOnce() -> &'b [u8]) -> bool {
         let record = self.records.get(record);
         if record.at() != at {
             return false;
         }
+        let kept = record.payload;
         if !payload.is_long() {
-            return record.payload[0] == payload.low() && record.payload[1] == payload.high();
+            return kept == payload;
         }
-        let Payload(kept) = record.payload();
-        record.payload().is_long() && kept as u64 == payload.low() && **self.longs.get((kept >> 64) as u32) == *long
+        kept.is_long() && kept.low() == payload.low() && **self.longs.get(kept.number()) == *long()
     }
 
     #[inline]
     pub(crate) fn find(&self, at: At, payload: Payload, long: &[u8]) -> Option<u32> {
-        self.table.find(at.tag(payload, &self.seeds), |record| self.is(record, at, payload, long))
+        self.table.find(at.tag(payload, &self.seeds), |record| self.is(record, at, payload, || long))
     }
 
     /// The record of a key, given by the bytes of its payload, and its tag if it is new: then it has no items yet, and must get one.
@@ -163,14 +165,11 @@ impl Postings {
         if let Some(record) = self.find(at, payload, bytes) {
             return (record, None);
         }
-        let mut kept = payload.0;
-        if payload.is_long() {
-            kept |= u128::from(self.longs.insert(bytes.into())) << 64;
-        }
+        let kept = if payload.is_long() { payload.numbered(self.longs.insert(bytes.into())) } else { payload };
         let record = self.records.insert(Record {
             partition: at.partition,
             node_class: at.node_class,
-            payload: [Payload(kept).low(), Payload(kept).high()],
+            payload: kept,
             ..Record::default()
         });
         let tag = at.tag(payload, &self.seeds);
@@ -188,20 +187,17 @@ impl Postings {
     }
 
     pub(crate) fn payload_length(&self, record: u32) -> usize {
-        let payload = self.records.get(record).payload();
+        let payload = self.records.get(record).payload;
         match payload.is_long() {
-            true => self.longs.get((payload.0 >> 64) as u32).len(),
-            false => (payload.0 >> 120) as usize,
+            true => self.longs.get(payload.number()).len(),
+            false => payload.length(),
         }
     }
 
     /// The tag of a record's key.
     pub(crate) fn tag(&self, record: u32) -> u32 {
         let known = self.records.get(record);
-        let mut payload = known.payload();
-        if payload.is_long() {
-            payload.0 &= !(u128::from(u32::MAX) << 64);
-        }
+        let payload = if known.payload.is_long() { known.payload.numbered(0) } else { known.payload };
         known.at().tag(payload, &self.seeds)
     }
 
@@ -212,9 +208,9 @@ impl Postings {
             return false;
         }
         self.table.remove(self.tag(record), record);
-        let payload = self.records.remove(record).payload();
+        let payload = self.records.remove(record).payload;
         if payload.is_long() {
-            self.longs.remove((payload.0 >> 64) as u32);
+            self.longs.remove(payload.number());
         }
         true
     }

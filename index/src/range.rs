@@ -4,6 +4,7 @@
 //!
 //! Invariant: a range is in the tree exactly if the list is empty.
 
+use predicate::{Bound, OnBound, has_key_alone};
 use smallvec::SmallVec;
 
 use crate::intervals::Intervals;
@@ -27,31 +28,65 @@ pub(crate) struct Target {
     pub(crate) is_decided: bool,
 }
 
-/// A range with bounds that are always there, and whether they were; and whom it is for.
+/// Whether a value is in a range, or what else is checked of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    No,
+    /// Only the predicate itself can tell.
+    Perhaps,
+    Yes,
+}
+
+/// What is to be said of values on the bounds of a range. None where there is no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    lower: Option<OnBound>,
+    upper: Option<OnBound>,
+}
+
+impl Ends {
+    /// With bounds that are always there.
+    pub(crate) fn of(lower: Option<Bound>, upper: Option<Bound>) -> (Self, [u64; 2]) {
+        let ends = Self { lower: lower.map(|lower| lower.on), upper: upper.map(|upper| upper.on) };
+        (ends, [lower.map_or(0, |lower| lower.key), upper.map_or(u64::MAX, |upper| upper.key)])
+    }
+
+    /// Of a value of this BSON type, whose key is within the bounds or on them.
+    #[inline]
+    pub(crate) fn answer(self, kind: u8, key: u64, [lower, upper]: [u64; 2]) -> Answer {
+        if key != lower && key != upper {
+            return Answer::Yes;
+        }
+        let is_on = |bound: u64, end: Option<OnBound>| end.filter(|_| bound == key);
+        match (is_on(lower, self.lower), is_on(upper, self.upper)) {
+            (None, None) => Answer::Yes,
+            _ if !has_key_alone(kind, key) => Answer::Perhaps,
+            (Some(OnBound::Out), _) | (_, Some(OnBound::Out)) => Answer::No,
+            (Some(OnBound::Unsure), _) | (_, Some(OnBound::Unsure)) => Answer::Perhaps,
+            _ => Answer::Yes,
+        }
+    }
+}
+
+/// A range with bounds that are always there, and whom it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) lower: u64,
     pub(crate) upper: u64,
-    pub(crate) has_lower: bool,
-    pub(crate) has_upper: bool,
+    pub(crate) ends: Ends,
     pub(crate) target: Target,
 }
 
 impl Listed {
-    pub(crate) fn new(lower: Option<u64>, upper: Option<u64>, target: Target) -> Self {
-        Self {
-            lower: lower.unwrap_or(0),
-            upper: upper.unwrap_or(u64::MAX),
-            has_lower: lower.is_some(),
-            has_upper: upper.is_some(),
-            target,
-        }
+    pub(crate) fn new(lower: Option<Bound>, upper: Option<Bound>, target: Target) -> Self {
+        let (ends, [lower, upper]) = Ends::of(lower, upper);
+        Self { lower, upper, ends, target }
     }
 
-    /// Whether a value that is within the bounds is in the range for sure: one whose key is that of a bound may be on either side.
+    /// Of a value of this BSON type, whose key is within the bounds or on them.
     #[inline]
-    pub(crate) fn is_sure(&self, key: u64) -> bool {
-        (!self.has_lower || self.lower < key) && (!self.has_upper || key < self.upper)
+    pub(crate) fn answer(&self, kind: u8, key: u64) -> Answer {
+        self.ends.answer(kind, key, [self.lower, self.upper])
     }
 }
 
@@ -144,24 +179,45 @@ mod tests {
         ]
     }
 
-    fn expected(ranges: &[Listed], key: u64) -> Vec<(u32, bool)> {
+    /// A type whose values have their keys alone.
+    const DATE: u8 = 0x09;
+    const TEXT: u8 = 0x02;
+
+    fn expected(ranges: &[Listed], key: u64) -> Vec<(u32, Ends)> {
         let is_in = |range: &&Listed| range.lower <= key && key <= range.upper;
-        let sure = |range: &Listed| !(range.has_lower && range.lower == key || range.has_upper && range.upper == key);
-        let mut all: Vec<_> = ranges.iter().filter(is_in).map(|range| (range.target.range, sure(range))).collect();
-        all.sort_unstable();
+        let mut all: Vec<_> = ranges.iter().filter(is_in).map(|range| (range.target.range, range.ends)).collect();
+        all.sort_unstable_by_key(|(range, _)| *range);
         all
     }
 
-    fn found(set: &RangeSet, key: u64) -> Vec<(u32, bool)> {
+    #[test]
+    fn on_a_bound() {
+        let bound = |key, on| Some(Bound { key, on });
+        let range = |lower, upper| Listed::new(lower, upper, Target::default());
+        let range_of = |on| range(bound(3, on), bound(7, OnBound::In));
+        for on in [OnBound::In, OnBound::Out, OnBound::Unsure] {
+            assert_eq!([4, 6].map(|key| range_of(on).answer(TEXT, key)), [Answer::Yes; 2]);
+            assert_eq!([3, 7].map(|key| range_of(on).answer(TEXT, key)), [Answer::Perhaps; 2]);
+            assert_eq!(range_of(on).answer(DATE, 7), Answer::Yes);
+        }
+        assert_eq!(range_of(OnBound::In).answer(DATE, 3), Answer::Yes);
+        assert_eq!(range_of(OnBound::Out).answer(DATE, 3), Answer::No);
+        assert_eq!(range_of(OnBound::Unsure).answer(DATE, 3), Answer::Perhaps);
+        assert_eq!(range(bound(3, OnBound::In), bound(3, OnBound::Out)).answer(DATE, 3), Answer::No);
+        assert_eq!(range(None, bound(3, OnBound::Out)).answer(TEXT, 0), Answer::Yes);
+        assert_eq!(range(bound(3, OnBound::Out), None).answer(TEXT, u64::MAX), Answer::Yes);
+    }
+
+    fn found(set: &RangeSet, key: u64) -> Vec<(u32, Ends)> {
         let mut found = Vec::new();
         set.descend(key, |part| {
             set.stab(part, key, |listed| {
                 let Target { range, rest, slot, is_decided } = listed.target;
                 assert_eq!((rest, slot, is_decided), (range + 1, range + 2, range.is_multiple_of(3)));
-                found.push((range, listed.is_sure(key)));
+                found.push((range, listed.ends));
             });
         });
-        found.sort_unstable();
+        found.sort_unstable_by_key(|(range, _)| *range);
         found
     }
 
@@ -176,8 +232,9 @@ mod tests {
     }
 
     fn listed(number: u32, a: u64, b: u64, sides: u32) -> Listed {
-        let lower = (sides != 1).then_some(a.min(b));
-        let upper = (sides != 0).then_some(a.max(b));
+        let bound = |key| Bound { key, on: [OnBound::In, OnBound::Out, OnBound::Unsure][number as usize % 3] };
+        let lower = (sides != 1).then_some(bound(a.min(b)));
+        let upper = (sides != 0).then_some(bound(a.max(b)));
         let is_decided = number.is_multiple_of(3);
         Listed::new(lower, upper, Target { range: number, rest: number + 1, slot: number + 2, is_decided })
     }

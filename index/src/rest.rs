@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use crate::key::{Keyed, Payload, Seeds, keyed, kind, ordered};
 use crate::machine::prefetch;
+use crate::range::{Answer, Ends};
 use crate::walk::Found;
 
 /// A predicate that is not decided by its anchor alone, or that hangs on several.
@@ -54,29 +55,9 @@ pub(crate) struct Quick {
 
 #[derive(Clone, Copy, Debug)]
 enum QuickCheck {
-    Equal {
-        class: u8,
-        payload: [u64; 2],
-    },
-    /// With bounds that are always there, and whether they were.
-    Range {
-        order: Order,
-        has_lower: bool,
-        has_upper: bool,
-        bounds: [u64; 2],
-    },
-    Prefix {
-        length: u8,
-        bytes: [u8; 15],
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    No,
-    /// Only the predicate itself can tell.
-    Perhaps,
-    Yes,
+    Equal { class: u8, payload: [u64; 2] },
+    Range { order: Order, ends: Ends, bounds: [u64; 2] },
+    Prefix { length: u8, bytes: [u8; 15] },
 }
 
 impl Quick {
@@ -90,12 +71,10 @@ impl Quick {
                 (!payload.is_long())
                     .then(|| QuickCheck::Equal { class: *class, payload: [payload.low(), payload.high()] })?
             }
-            AnchorTest::Range { order, lower, upper } => QuickCheck::Range {
-                order: *order,
-                has_lower: lower.is_some(),
-                has_upper: upper.is_some(),
-                bounds: [lower.unwrap_or(0), upper.unwrap_or(u64::MAX)],
-            },
+            AnchorTest::Range { order, lower, upper } => {
+                let (ends, bounds) = Ends::of(*lower, *upper);
+                QuickCheck::Range { order: *order, ends, bounds }
+            }
             AnchorTest::Prefix(prefix) => {
                 let mut bytes = [0; 15];
                 bytes.get_mut(..prefix.len())?.copy_from_slice(prefix.as_bytes());
@@ -118,15 +97,12 @@ impl Quick {
                 };
                 if found == *class && [key.low(), key.high()] == *payload { Answer::Yes } else { Answer::No }
             }
-            QuickCheck::Range { order, has_lower, has_upper, bounds: [lower, upper] } => {
+            QuickCheck::Range { order, ends, bounds } => {
                 let Some((found, key)) = ordered(kind, value) else { return Answer::No };
-                if found != *order || key < *lower || key > *upper {
-                    Answer::No
-                } else if *has_lower && *lower == key || *has_upper && *upper == key {
-                    Answer::Perhaps
-                } else {
-                    Answer::Yes
+                if found != *order || key < bounds[0] || key > bounds[1] {
+                    return Answer::No;
                 }
+                ends.answer(kind, key, *bounds)
             }
             QuickCheck::Prefix { length, bytes } => {
                 let text = value.get(4..value.len().saturating_sub(1));

@@ -21,12 +21,17 @@ const JOINED_MAX: u32 = ENTRIES_MAX / 2;
 /// Above 25 billion entries hashes no longer tell segments apart.
 const DEPTH_MAX: u32 = 26;
 const NOTHING: u32 = u32::MAX;
+/// Entries that have left a segment since its bits were made, after which they are made anew.
+const GONE_MAX: u32 = 64;
+const SIEVE_WORDS: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Table {
     depth: u32,
     directory: Vec<u32>,
     segments: Vec<Option<Box<Segment>>>,
+    /// What may be in each segment, so much smaller that it stays in the cache where the segments don't.
+    sieves: Vec<Sieve>,
     vacant: Vec<u32>,
     /// Segments of each depth, so that the directory is halved as soon as it can be.
     of_depth: [u32; DEPTH_MAX as usize + 1],
@@ -35,10 +40,30 @@ pub(crate) struct Table {
     len: usize,
 }
 
+/// A bit for each remainder of the tags of a segment.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Sieve([u64; SIEVE_WORDS]);
+
+impl Sieve {
+    const EMPTY: Sieve = Sieve([0; SIEVE_WORDS]);
+
+    #[inline(always)]
+    fn may_have(&self, tag: u32) -> bool {
+        self.0[(tag >> 6) as usize % SIEVE_WORDS] >> (tag % 64) & 1 == 1
+    }
+
+    fn add(&mut self, tag: u32) {
+        self.0[(tag >> 6) as usize % SIEVE_WORDS] |= 1 << (tag % 64);
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Segment {
     depth: u32,
     count: u32,
+    /// Entries that have left since its sieve was made.
+    gone: u32,
     buckets: [Bucket; BUCKETS],
 }
 
@@ -66,7 +91,7 @@ impl Bucket {
 
 impl Segment {
     fn empty(depth: u32) -> Box<Self> {
-        Box::new(Segment { depth, count: 0, buckets: [Bucket::EMPTY; BUCKETS] })
+        Box::new(Segment { depth, count: 0, gone: 0, buckets: [Bucket::EMPTY; BUCKETS] })
     }
 
     /// False where there is no room.
@@ -99,6 +124,7 @@ impl Segment {
                     *self.buckets[(home + passed) % BUCKETS].passed() -= 1;
                 }
                 self.count -= 1;
+                self.gone += 1;
                 return true;
             }
             if *bucket.passed() == 0 {
@@ -106,6 +132,12 @@ impl Segment {
             }
         }
         false
+    }
+
+    fn sieve(&self) -> Sieve {
+        let mut sieve = Sieve::EMPTY;
+        self.entries().for_each(|(tag, _)| sieve.add(tag));
+        sieve
     }
 
     fn entries(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
@@ -122,6 +154,7 @@ impl Default for Table {
             depth: 0,
             directory: vec![0],
             segments: vec![Some(Segment::empty(0))],
+            sieves: vec![Sieve::EMPTY],
             vacant: Vec::new(),
             of_depth,
             stash: Vec::new(),
@@ -137,6 +170,12 @@ impl Table {
         if let Some(segment) = self.segment(tag) {
             prefetch(&segment.buckets[tag as usize % BUCKETS]);
         }
+    }
+
+    /// False only where there is nothing under this tag.
+    #[inline]
+    pub(crate) fn may_have(&self, tag: u32) -> bool {
+        self.sieves[self.directory[self.place(tag)] as usize].may_have(tag)
     }
 
     /// Calls `each` with the numbers under this tag, until it says true. The number that it was.
@@ -203,6 +242,7 @@ impl Table {
                 if !segment.insert(tag, number) {
                     self.stash.push((tag, number));
                 }
+                self.sieves[at as usize].add(tag);
                 return;
             }
             self.split(at, tag);
@@ -219,6 +259,13 @@ impl Table {
             debug_assert!(self.stash.len() < before, "an entry is removed that isn't there");
         }
         self.len -= 1;
+        if self.stash.is_empty()
+            && let Some(segment) = &mut self.segments[at as usize]
+            && segment.gone >= GONE_MAX
+        {
+            segment.gone = 0;
+            self.sieves[at as usize] = segment.sieve();
+        }
         self.join(tag);
     }
 
@@ -252,8 +299,13 @@ impl Table {
             halves[half as usize].insert(tag, number);
         }
         let [lower, upper] = halves;
+        // What is in the stash is in neither half, and in the sieve of both.
+        let whole = self.sieves[at as usize];
+        let sieve = |half: &Segment| if self.stash.is_empty() { half.sieve() } else { whole };
+        let sieves = (sieve(&lower), sieve(&upper));
         self.segments[at as usize] = Some(lower);
-        let new = self.add(upper);
+        self.sieves[at as usize] = sieves.0;
+        let new = self.add(upper, sieves.1);
         self.of_depth[old.depth as usize] -= 1;
         self.of_depth[depth as usize] += 2;
         // The places of the old segment; the upper half of them are the new one's.
@@ -262,14 +314,16 @@ impl Table {
         self.directory[start + run / 2..start + run].fill(new);
     }
 
-    fn add(&mut self, segment: Box<Segment>) -> u32 {
+    fn add(&mut self, segment: Box<Segment>, sieve: Sieve) -> u32 {
         match self.vacant.pop() {
             Some(at) => {
                 self.segments[at as usize] = Some(segment);
+                self.sieves[at as usize] = sieve;
                 at
             }
             None => {
                 self.segments.push(Some(segment));
+                self.sieves.push(sieve);
                 self.segments.len() as u32 - 1
             }
         }
@@ -297,6 +351,7 @@ impl Table {
             for (tag, number) in segment.entries().chain(other.entries()) {
                 joined.insert(tag, number);
             }
+            self.sieves[at as usize] = joined.sieve();
             self.segments[at as usize] = Some(joined);
             self.segments[other_at as usize] = None;
             self.vacant.push(other_at);
@@ -326,12 +381,14 @@ mod tests {
 
     fn check(table: &Table) {
         let mut seen = BTreeSet::new();
+        assert!(table.stash.iter().all(|(tag, _)| table.may_have(*tag)), "the stash is sieved out");
         for (place, at) in table.directory.iter().enumerate() {
             let segment = table.segments[*at as usize].as_ref().expect("the directory names segments");
             let entries: Vec<_> = segment.entries().collect();
             assert_eq!(entries.len(), segment.count as usize);
             for (tag, number) in entries {
                 assert_eq!(table.directory[table.place(tag)], *at, "{number} of place {place}");
+                assert!(table.may_have(tag), "{number} is there and its sieve has it not");
                 seen.insert(number);
             }
         }

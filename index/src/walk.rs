@@ -16,14 +16,24 @@ pub(crate) struct Found {
     pub(crate) start: u32,
     pub(crate) length: u32,
     pub(crate) kind: u8,
-    /// In the bytes beside the document, because it doesn't stand in it as it is.
-    pub(crate) beside: bool,
+    pub(crate) source: Source,
+    /// The images of its change that have it.
+    pub(crate) mark: u8,
+}
+
+/// What has the bytes of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Before,
+    After,
+    /// The bytes beside the documents, because it doesn't stand in one as it is.
+    Beside,
 }
 
 impl Found {
     #[inline]
     pub(crate) fn bytes<'a>(&self, document: &'a [u8], beside: &'a [u8]) -> &'a [u8] {
-        let bytes = if self.beside { beside } else { document };
+        let bytes = if self.source == Source::Beside { beside } else { document };
         &bytes[self.start as usize..(self.start + self.length) as usize]
     }
 }
@@ -34,6 +44,9 @@ pub(crate) struct Walk<'w> {
     pub(crate) place: &'w Partition,
     pub(crate) document: &'w [u8],
     pub(crate) founds: &'w mut Vec<Found>,
+    /// What the image is to what is found.
+    pub(crate) source: Source,
+    pub(crate) mark: u8,
 }
 
 impl Walk<'_> {
@@ -47,7 +60,7 @@ impl Walk<'_> {
     fn fields(&mut self, start: usize, end: usize, parent: u32, stamp: u32) -> Option<()> {
         // Four bytes of length, elements, and a NUL.
         let bytes = self.document;
-        let place = self.place;
+        let (source, mark) = (self.source, self.mark);
         let last = end.checked_sub(1)?;
         let mut at = start + 4;
         if at > last || *bytes.get(last)? != 0 {
@@ -57,6 +70,7 @@ impl Walk<'_> {
         let mut previous = NO_NODE;
         while at < last {
             let (kind, named) = bytes[at..].split_first()?;
+            let kind = *kind;
             let value;
             let known = match (self.paths.hot().get_mut(guess as usize), named.first_chunk()) {
                 (Some(known), Some(word))
@@ -69,7 +83,7 @@ impl Walk<'_> {
                 _ => {
                     let (node, begins) = self.name(at + 1, last, parent, guess, previous)?;
                     if node == NO_NODE {
-                        at = end_of_value(*kind, bytes, begins, last)?;
+                        at = end_of_value(kind, bytes, begins, last)?;
                         continue;
                     }
                     (guess, value) = (node, begins);
@@ -77,18 +91,16 @@ impl Walk<'_> {
                 }
             };
             let node = guess;
+            at = end_of_value(kind, bytes, value, last)?;
             (previous, guess) = (node, known.next);
-            let end = end_of_value(*kind, bytes, value, last)?;
-            at = end;
-            let asks = place.asked.of(node);
-            if asks == Asks::NONE || known.stamp == stamp {
+            if known.stamp == stamp || !self.place.may_ask(node) {
                 continue;
             }
             known.stamp = stamp;
-            let (start, length) = (value as u32, (end - value) as u32);
-            self.founds.push(Found { node, start, length, kind: *kind, beside: false });
-            if *kind == kind::DOCUMENT && asks.any(Asks::of(Use::Inner)) {
-                self.fields(value, end, node, stamp)?;
+            let (start, length) = (value as u32, (at - value) as u32);
+            self.founds.push(Found { node, start, length, kind, source, mark });
+            if kind == kind::DOCUMENT && self.place.fields.of(node).asks.any(Asks::of(Use::Inner)) {
+                self.fields(value, at, node, stamp)?;
             }
         }
         Some(())
@@ -124,18 +136,18 @@ impl Walk<'_> {
             let Some((last, parents)) = names.split_last() else { continue };
             let parent = parents.iter().try_fold(document, |at, name| predicate::field(at, name)?.as_document());
             let value = parent.and_then(|parent| predicate::field(parent, last));
-            self.founds.extend(value.and_then(|value| found_beside(node, value, beside)));
+            self.founds.extend(value.and_then(|value| found_beside(node, value, self.mark, beside)));
         }
     }
 }
 
 /// Notes a value that does not stand in the document as it is.
-pub(crate) fn found_beside(node: u32, value: RawBsonRef<'_>, beside: &mut Vec<u8>) -> Option<Found> {
+pub(crate) fn found_beside(node: u32, value: RawBsonRef<'_>, mark: u8, beside: &mut Vec<u8>) -> Option<Found> {
     let stored = predicate::stored_id(value);
     let (kind, value) = stored.split_first()?;
     let start = u32::try_from(beside.len()).ok()?;
     beside.extend_from_slice(value);
-    Some(Found { node, start, length: u32::try_from(value.len()).ok()?, kind: *kind, beside: true })
+    Some(Found { node, start, length: u32::try_from(value.len()).ok()?, kind: *kind, source: Source::Beside, mark })
 }
 
 /// The first eight bytes of the name that this begins with, and its length. None where it doesn't end, or is no text.
@@ -231,8 +243,23 @@ const SIZES: [i8; 256] = {
 
 /// Where the value that begins here ends. None where it is broken, doesn't end before `last`, or is of a type that is better left to
 /// others.
-#[inline]
+#[inline(always)]
 fn end_of_value(kind: u8, bytes: &[u8], value: usize, last: usize) -> Option<usize> {
+    match kind {
+        kind::STRING => {
+            // A length below zero is beyond the end of any document.
+            let length = u32::from_le_bytes(*bytes.get(value..)?.first_chunk()?) as usize;
+            let end = value + 4 + length;
+            (length > 0 && end <= last && bytes.get(end - 1) == Some(&0)).then_some(end)
+        }
+        kind::INT64 => (value + 8 <= last).then_some(value + 8),
+        kind::INT32 => (value + 4 <= last).then_some(value + 4),
+        _ => end_of_rare_value(kind, bytes, value, last),
+    }
+}
+
+#[inline(never)]
+fn end_of_rare_value(kind: u8, bytes: &[u8], value: usize, last: usize) -> Option<usize> {
     let fixed = SIZES[kind as usize];
     if fixed >= 0 {
         let end = value + fixed as usize;

@@ -9,7 +9,7 @@ use crate::lookup::items;
 use crate::mapping::Mapping;
 use crate::number::is_nan;
 use crate::path::Path;
-use crate::plan::{self, AnchorTest, Offer, Range, order_key};
+use crate::plan::{self, AnchorTest, Bound, Offer, Range, has_key_alone, order_key};
 use crate::value::{CanonicalBytes, Held, Value, compare, equal, write_canonical};
 use crate::{Budget, CompileError};
 
@@ -160,7 +160,9 @@ impl Filter {
             Check::Order(op, value) => Some(match order_key(value.as_raw()) {
                 Some((order, key)) => {
                     let above = matches!(op, Op::Gt | Op::Ge);
-                    let range = Range { order, lower: above.then_some(key), upper: (!above).then_some(key) };
+                    let is_exact = has_key_alone(value.as_raw().element_type() as u8, key);
+                    let bound = Bound::of(key, matches!(op, Op::Ge | Op::Le), is_exact);
+                    let range = Range { order, lower: above.then_some(bound), upper: (!above).then_some(bound) };
                     Offer::ranges(path, smallvec![range])
                 }
                 None => Offer::never(),

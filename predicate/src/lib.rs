@@ -28,7 +28,7 @@ pub use filter::{FILTERS_BYTES_MAX, FILTERS_MAX, LIST_MAX, Op};
 pub use lookup::{Element, Elements, Step, field, value_of};
 pub use mapping::{Mapping, MappingError, Nested};
 pub use path::{PATH_BYTES_MAX, PATH_DEPTH_MAX, Path};
-pub use plan::{Anchor, AnchorTest, Need, Order, Way, order_key};
+pub use plan::{Anchor, AnchorTest, Bound, Need, OnBound, Order, Way, has_key_alone, int_order_key, order_key};
 pub use value::{
     CanonicalBytes, StoredId, Value, compare, equal, raw_of_stored_id, stored_id, stored_string_id, write_canonical,
 };

@@ -42,7 +42,8 @@ pub struct Anchor {
 }
 
 /// What is at the path. The keys of a range are [`order_key`]s, which many values may share: a range is surely met by a key strictly
-/// between its bounds, and perhaps by one that is equal to a bound. The other tests are surely met.
+/// between its bounds. By one that is equal to a bound it is met as the bound says if the value [has it alone](has_key_alone), else perhaps.
+/// The other tests are surely met.
 #[derive(Clone, Debug)]
 pub enum AnchorTest {
     /// A value equal to this one.
@@ -53,9 +54,54 @@ pub enum AnchorTest {
     Key(Box<str>),
     /// A value of this order between the bounds, or on one of them; at least one bound is there, and the lower one is not above the
     /// upper one.
-    Range { order: Order, lower: Option<u64>, upper: Option<u64> },
+    Range { order: Order, lower: Option<Bound>, upper: Option<Bound> },
     /// A string that begins with this, which is not empty.
     Prefix(Box<str>),
+}
+
+/// An end of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    pub key: u64,
+    pub on: OnBound,
+}
+
+/// Where a value is that has the key of a bound, and has it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBound {
+    In,
+    Out,
+    /// It takes an evaluation to tell.
+    Unsure,
+}
+
+impl Bound {
+    pub(crate) fn unsure(key: u64) -> Bound {
+        Bound { key, on: OnBound::Unsure }
+    }
+
+    /// Of a comparison with a value of this key; `is_exact` if that has its key alone.
+    pub(crate) fn of(key: u64, is_inclusive: bool, is_exact: bool) -> Bound {
+        let on = match (is_exact, is_inclusive) {
+            (false, _) => OnBound::Unsure,
+            (true, true) => OnBound::In,
+            (true, false) => OnBound::Out,
+        };
+        Bound { key, on }
+    }
+
+    /// Both of two lower ends, or of two upper ones.
+    fn both(one: Bound, other: Bound, is_lower: bool) -> Bound {
+        if one.key == other.key {
+            let on = match (one.on, other.on) {
+                (OnBound::Out, _) | (_, OnBound::Out) => OnBound::Out,
+                (OnBound::In, OnBound::In) => OnBound::In,
+                _ => OnBound::Unsure,
+            };
+            return Bound { key: one.key, on };
+        }
+        if (one.key > other.key) == is_lower { one } else { other }
+    }
 }
 
 /// Types whose values compare with each other.
@@ -75,8 +121,8 @@ pub enum Order {
 #[inline(always)]
 pub fn order_key(raw: RawBsonRef<'_>) -> Option<(Order, u64)> {
     Some(match raw {
-        RawBsonRef::Int32(value) => (Order::Number, double_key(value.into())?),
-        RawBsonRef::Int64(value) => (Order::Number, double_key(value as f64)?),
+        RawBsonRef::Int32(value) => (Order::Number, int_order_key(value.into())),
+        RawBsonRef::Int64(value) => (Order::Number, int_order_key(value)),
         RawBsonRef::Double(value) => (Order::Number, double_key(value)?),
         RawBsonRef::DateTime(value) => (Order::Date, date_key(value.timestamp_millis())),
         RawBsonRef::String(text) => (Order::String, leading_bytes(text.as_bytes())),
@@ -94,13 +140,34 @@ pub fn order_key(raw: RawBsonRef<'_>) -> Option<(Order, u64)> {
     })
 }
 
+/// Whether all values of this [`order_key`], of those that have it alone, are equal to the one of this BSON type. So are doubles, and integers
+/// that a double holds; dates, timestamps and truth values.
+pub fn has_key_alone(kind: u8, key: u64) -> bool {
+    // 2^53: from here on two integers may share a double.
+    const SHARED: f64 = 9_007_199_254_740_992.0;
+    match kind {
+        0x12 => (key_of_bits((-SHARED).to_bits()) + 1..key_of_bits(SHARED.to_bits())).contains(&key),
+        0x01 | 0x08 | 0x09 | 0x10 | 0x11 => true,
+        _ => false,
+    }
+}
+
+/// The [`order_key`] of an integer: that of the double next to it.
+#[inline(always)]
+pub fn int_order_key(value: i64) -> u64 {
+    key_of_bits((value as f64).to_bits())
+}
+
+#[inline(always)]
+const fn key_of_bits(bits: u64) -> u64 {
+    bits ^ ((bits >> 63).wrapping_neg() | 1 << 63)
+}
+
 /// None for NaN.
 #[inline]
 pub(crate) fn double_key(value: f64) -> Option<u64> {
     // Plus zero makes one zero of the two.
-    let bits = (value + 0.0).to_bits();
-    let sign = bits >> 63;
-    (!value.is_nan()).then_some(bits ^ (sign.wrapping_neg() | 1 << 63))
+    (!value.is_nan()).then_some(key_of_bits((value + 0.0).to_bits()))
 }
 
 #[inline]
@@ -142,8 +209,8 @@ pub(crate) type Ranges = SmallVec<[Range; 2]>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) order: Order,
-    pub(crate) lower: Option<u64>,
-    pub(crate) upper: Option<u64>,
+    pub(crate) lower: Option<Bound>,
+    pub(crate) upper: Option<Bound>,
 }
 
 impl Offer {
@@ -252,13 +319,12 @@ fn intersection(left: &Ranges, right: &Ranges) -> Ranges {
     let mut both = Ranges::new();
     for one in left {
         let Some(other) = right.iter().find(|other| other.order == one.order) else { continue };
-        // None is below every lower bound, and above every upper one.
-        let lower = one.lower.max(other.lower);
-        let upper = match (one.upper, other.upper) {
-            (Some(one), Some(other)) => Some(one.min(other)),
+        let both_of = |one: Option<Bound>, other: Option<Bound>, is_lower| match (one, other) {
+            (Some(one), Some(other)) => Some(Bound::both(one, other, is_lower)),
             (one, other) => one.or(other),
         };
-        if lower.is_none() || upper.is_none() || lower <= upper {
+        let (lower, upper) = (both_of(one.lower, other.lower, true), both_of(one.upper, other.upper, false));
+        if lower.zip(upper).is_none_or(|(lower, upper)| lower.key <= upper.key) {
             both.push(Range { order: one.order, lower, upper });
         }
     }

@@ -119,6 +119,45 @@ fn many_ranges_of_many_fields() {
     harness.index.check_empty();
 }
 
+/// What is known of a partition's keys is made anew when many of them have gone: none that is there may be lost by it.
+#[test]
+fn keys_that_come_and_go() {
+    const KEPT: usize = 60;
+    let mut harness = Harness::new();
+    let mut slots = Vec::new();
+    for number in 0..600_usize {
+        let (field, value) = (["a", "b", "c"][number % 3], number);
+        slots.extend(harness.subscribe(1, &format!(r#"[{{"field":"{field}","op":"==","value":{value}}}]"#), ""));
+        if let Some(gone) = number.checked_sub(KEPT) {
+            harness.index.remove(slots[gone]);
+        }
+        for looked_at in [number, number.saturating_sub(7), number.saturating_sub(KEPT - 1)] {
+            let mut document = RawDocumentBuf::new();
+            document.append([cstr!("a"), cstr!("b"), cstr!("c")][looked_at % 3], looked_at as i64);
+            assert_eq!(harness.slots(&document), [slots[looked_at]]);
+        }
+    }
+}
+
+/// The ranges of a field that its partition has no room for stay together, also when there is room again.
+#[test]
+fn ranges_of_a_field_that_came_too_late() {
+    let mut harness = Harness::new();
+    let range = |field: u32| {
+        format!(r#"[{{"field":"f{field}","op":">=","value":0}},{{"field":"f{field}","op":"<","value":10}}]"#)
+    };
+    let slots: Vec<u32> = (0..20).flat_map(|field| harness.subscribe(1, &range(field), "")).collect();
+    let last = RawDocumentBuf::try_from(&doc! { "f19": 5 }).unwrap();
+    assert_eq!(harness.slots(&last), [slots[19]]);
+    (0..10).for_each(|field| harness.index.remove(slots[field]));
+    let later = harness.subscribe(1, &range(19), "");
+    assert_eq!(harness.slots(&last), [slots[19], later[0]]);
+    harness.index.remove(slots[19]);
+    assert_eq!(harness.slots(&last), later);
+    slots[10..19].iter().chain(&later).for_each(|slot| harness.index.remove(*slot));
+    harness.index.check_empty();
+}
+
 #[test]
 fn ten_thousand_fields_and_paths() {
     let mut harness = Harness::new();

@@ -11,7 +11,7 @@ use super::loops::{Loop, LoopKind};
 use super::native::{CompareOp, Has, Image, Node, Operand, TestKind, TextOp};
 use super::value::{Literal, MILLIS_MAX, MILLIS_MIN, hex_digits, is_hex_id};
 use crate::path::Path;
-use crate::plan::{AnchorTest, Offer, Order, Range, Ranges, date_key, double_key, leading_bytes};
+use crate::plan::{AnchorTest, Bound, Offer, Order, Range, Ranges, date_key, double_key, leading_bytes};
 use crate::value::Value;
 
 /// Integers of this magnitude and below are the same as doubles and as decimals: further up, decimals with a fraction are rounded to
@@ -147,7 +147,8 @@ impl Place<'_> {
                 Offer::any(values.into_iter().map(|value| Some(self.exactly(AnchorTest::Equal(value)))))
             }
             (What::Value | What::ValueOrNull, Equals::Key(key)) => {
-                Some(self.ranges(smallvec![Range { order: Order::Number, lower: Some(key), upper: Some(key) }]))
+                let bound = Bound::unsure(key);
+                Some(self.ranges(smallvec![Range { order: Order::Number, lower: Some(bound), upper: Some(bound) }]))
             }
             (What::Items, Equals::Values(values)) => {
                 let name = match literal {
@@ -218,9 +219,14 @@ impl Place<'_> {
             return None;
         }
         let above = matches!(op, CompareOp::Gt | CompareOp::Ge);
-        let beyond = |order, key| Range { order, lower: above.then_some(key), upper: (!above).then_some(key) };
+        let ranged = |order, bound| Range { order, lower: above.then_some(bound), upper: (!above).then_some(bound) };
+        let beyond = |order, key| ranged(order, Bound::unsure(key));
+        let is_inclusive = matches!(op, CompareOp::Ge | CompareOp::Le);
         let number = |value: f64| match double_key(value) {
-            Some(key) => smallvec![beyond(Order::Number, key)],
+            Some(key) => {
+                let is_exact = value.abs() <= EXACT_INT_MAX as f64;
+                smallvec![ranged(Order::Number, Bound::of(key, is_inclusive, is_exact))]
+            }
             None => Ranges::new(),
         };
         let ranges: Ranges = match literal {
@@ -244,6 +250,7 @@ impl Place<'_> {
                 // Dates further out are none to CEL.
                 let (first, last) = (date_key(MILLIS_MIN - 1), date_key(MILLIS_MAX + 1));
                 let (lower, upper) = if above { (key, last) } else { (first, key) };
+                let (lower, upper) = (Bound::unsure(lower), Bound::unsure(upper));
                 smallvec![Range { order: Order::Date, lower: Some(lower), upper: Some(upper) }]
             }
         };
@@ -264,7 +271,8 @@ impl Place<'_> {
         let open = 64_usize.saturating_sub(4 * prefix.len());
         let highest = lowest | if open == 0 { 0 } else { u64::MAX >> (64 - open) };
         // The keys at both ends are of such ids too, where the prefix has no more digits than a key; that is for an evaluation to say.
-        let range = Range { order: Order::ObjectId, lower: Some(lowest), upper: Some(highest) };
+        let (lower, upper) = (Bound::unsure(lowest), Bound::unsure(highest));
+        let range = Range { order: Order::ObjectId, lower: Some(lower), upper: Some(upper) };
         Offer::any([Some(text), Some(self.ranges(smallvec![range]))])
     }
 }

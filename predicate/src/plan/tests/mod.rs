@@ -35,11 +35,12 @@ fn met(anchor: &Anchor, image: &RawDocument) -> Met {
         }
         AnchorTest::Range { order, lower, upper } => {
             assert!(lower.is_some() || upper.is_some());
-            assert!(lower.is_none() || upper.is_none() || lower <= upper);
+            assert!(lower.zip(*upper).is_none_or(|(lower, upper)| lower.key <= upper.key));
             match order_key(found) {
-                Some((found, key)) if found == *order => {
-                    let below = lower.map_or(Met::Surely, |lower| place(lower, key));
-                    let above = upper.map_or(Met::Surely, |upper| place(key, upper));
+                Some((order_found, key)) if order_found == *order => {
+                    let is_alone = has_key_alone(found.element_type() as u8, key);
+                    let below = lower.map_or(Met::Surely, |lower| place(lower.key, key, lower.on, is_alone));
+                    let above = upper.map_or(Met::Surely, |upper| place(key, upper.key, upper.on, is_alone));
                     below.min(above)
                 }
                 _ => Met::No,
@@ -48,10 +49,14 @@ fn met(anchor: &Anchor, image: &RawDocument) -> Met {
     }
 }
 
-fn place(lesser: u64, greater: u64) -> Met {
+fn place(lesser: u64, greater: u64, on: OnBound, is_alone: bool) -> Met {
     match lesser.cmp(&greater) {
         std::cmp::Ordering::Less => Met::Surely,
-        std::cmp::Ordering::Equal => Met::Perhaps,
+        std::cmp::Ordering::Equal => match on {
+            OnBound::In if is_alone => Met::Surely,
+            OnBound::Out if is_alone => Met::No,
+            _ => Met::Perhaps,
+        },
         std::cmp::Ordering::Greater => Met::No,
     }
 }
@@ -173,8 +178,9 @@ fn told(need: &Need) -> String {
             AnchorTest::Key(name) => format!("{path} has field {name}"),
             AnchorTest::Prefix(prefix) => format!("{path} begins {prefix}"),
             AnchorTest::Range { order, lower, upper } => {
-                let end = |end: &Option<u64>| if end.is_some() { "|" } else { "" };
-                let point = if lower == upper { "=" } else { ".." };
+                let end = |end: &Option<Bound>| if end.is_some() { "|" } else { "" };
+                let key = |end: &Option<Bound>| end.map(|end| end.key);
+                let point = if key(lower) == key(upper) { "=" } else { ".." };
                 format!("{path} {order:?} {}{point}{}", end(lower), end(upper))
             }
         },
