@@ -81,7 +81,7 @@ impl Hot {
     }
 }
 
-/// Counters of a sketch. A look through all of them is a few tens of nanoseconds.
+/// Counters of a sketch. All of them are looked through for what comes together, so they are few.
 const KEPT: usize = 64;
 /// A count loses one part in this many each second.
 const FADE_SHARE: u64 = 8;

@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    PATIENCE, Runtime, block_on,
+    LOOK_EVERY, PATIENCE, Runtime, block_on,
     setup::{Running, Setup},
 };
 
@@ -110,6 +110,13 @@ impl Browser {
         }
     }
 
+    /// Hears what comes for a moment.
+    fn listen(&mut self) {
+        if let Ok(event) = self.messages.recv_timeout(LOOK_EVERY) {
+            self.note(&event);
+        }
+    }
+
     fn note(&mut self, event: &Value) {
         let params = &event["params"];
         let is_complaint = match event["method"].as_str() {
@@ -170,7 +177,7 @@ fn the_figures_of_the_page_move() {
                         return;
                     }
                     assert!(began.elapsed() < PATIENCE, "{what}: {value}; complaints: {:?}", browser.complaints);
-                    thread::sleep(std::time::Duration::from_millis(50));
+                    browser.listen();
                 }
             };
             see("the node is ready", "document.getElementById('status')?.textContent", &|text| text == "ready");
