@@ -275,7 +275,7 @@ async fn catch_up(stage: &mut Stage) -> Played {
     }
     stage.put((OTHERS, "d1"), 1, Insert, &[("idle", Enter)]).await?;
     stage.wait_all().await?;
-    stage.wait_node("all is acked as done", async |node| Ok(node.unsettled().await? == 0)).await
+    stage.wait_done().await
 }
 
 async fn superseded(stage: &mut Stage) -> Played {
