@@ -159,6 +159,7 @@ impl GatewayCore {
     fn drop_session(&mut self, id: SessionId, close: Option<(Option<ErrorCode>, String)>) -> Option<Session> {
         let session = self.sessions.remove(&id)?;
         self.fifo.forget_session(id);
+        self.left_bytes += session.queued_bytes;
         if let Some((code, message)) = close {
             self.outputs.push_back(Output::Close { session: id, code, message });
         }

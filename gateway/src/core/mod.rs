@@ -81,7 +81,8 @@ pub struct CoreConfig {
     pub addresses: Vec<String>,
     /// Whether unverified changes are welcome: they are checked here.
     pub can_verify: bool,
-    /// Bytes of one session's items that may wait for the application before its delivery stream is no longer read.
+    /// Bytes of one session's items, and of what sessions before have left, that may wait for the application before its delivery stream is
+    /// no longer read.
     pub queue_bytes_max: usize,
     pub jitter_seed: u64,
 }
@@ -200,6 +201,8 @@ pub struct GatewayCore {
     next_request: u64,
     subscriptions: Subscriptions,
     fifo: Fifo,
+    /// Bytes of items in the queue whose sessions are over.
+    left_bytes: usize,
     floor_version: u64,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -231,6 +234,7 @@ impl GatewayCore {
             next_request: 0,
             subscriptions: Subscriptions::default(),
             fifo: Fifo::default(),
+            left_bytes: 0,
             floor_version: 0,
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -291,7 +295,8 @@ impl GatewayCore {
     /// Whether more of this session's delivery stream may be read. After a "no", [`Output::Resume`] says when.
     pub fn wants_delivery(&mut self, session: SessionId) -> bool {
         let Some(session) = self.sessions.get_mut(&session) else { return false };
-        session.paused = !session.is_ready() || session.queued_bytes >= self.config.queue_bytes_max;
+        // What sessions before have left counts too: an application that stands still would be brought as much again by each.
+        session.paused = !session.is_ready() || session.queued_bytes + self.left_bytes >= self.config.queue_bytes_max;
         !session.paused
     }
 
@@ -546,6 +551,8 @@ impl GatewayCore {
             if let Some(session) = self.sessions.get_mut(&entry.session) {
                 session.queued_bytes -= entry.bytes;
                 session.counted.done = session.counted.done.max(entry.seq);
+            } else {
+                self.left_bytes -= entry.bytes;
             }
         }
         if self.waits_for_answer && !self.is_held_back() {
@@ -558,7 +565,7 @@ impl GatewayCore {
                 self.outputs.push_back(Output::Ack { session: session.id, ack: session.counted });
             }
             // Halfway, so that a stream is not stopped and started for every item.
-            if session.paused && session.queued_bytes <= self.config.queue_bytes_max / 2 {
+            if session.paused && session.queued_bytes + self.left_bytes <= self.config.queue_bytes_max / 2 {
                 session.paused = false;
                 session.heard_at = self.now;
                 self.outputs.push_back(Output::Resume { session: session.id });

@@ -249,6 +249,35 @@ fn what_overtakes_the_welcome_waits_for_it() {
     assert_eq!(world.drain(), ["live s", "s@11"]);
 }
 
+/// An application that stands still, and a shard that gives the session up for it, again and again.
+#[test]
+fn sessions_one_after_the_other_bring_no_more_than_one() {
+    let mut world = World::with(1, CoreConfig { queue_bytes_max: 5_000, ..config() });
+    world.subscribe("s", "c");
+    world.accept_all();
+    world.answer();
+    world.bind(1, "s", 10);
+    let mut time = 10;
+    for _ in 0..10 {
+        let mut seq = 0;
+        while world.core.wants_delivery(world.sessions[&0]) {
+            (seq, time) = (seq + 1, time + 1);
+            world.event(seq, time, &[1]);
+        }
+        world.reconnect();
+        world.answer();
+    }
+    assert!(time < 40, "{} items wait", world.core.status().queued_items);
+    // Once the application goes on, so does the stream.
+    assert!(!world.core.wants_delivery(world.sessions[&0]));
+    assert_eq!(world.drain().len() as u64, time - 10 + 1);
+    assert_eq!(world.resumed, [world.sessions[&0]]);
+    assert!(world.core.wants_delivery(world.sessions[&0]));
+    world.bind(1, "s", 10);
+    world.event(1, time + 1, &[1]);
+    assert_eq!(world.drain(), ["live s".to_string(), format!("s@{}", time + 1)]);
+}
+
 #[test]
 fn a_full_queue_stops_the_stream_and_an_empty_one_starts_it() {
     let mut world = World::with(2, CoreConfig { queue_bytes_max: 5_000, ..config() });
