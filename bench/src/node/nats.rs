@@ -30,7 +30,7 @@ use loadgen::{
 };
 use serde_json::json;
 
-use super::{Cores, Figures, ROOM_POLL, Turns, delivery::Case, has_room};
+use super::{Cores, Figures, ROOM_POLL, Turns, WINDOW, delivery::Case, has_room};
 
 const PROGRAM: &str = "nats-server";
 
@@ -250,7 +250,8 @@ async fn ask_at(client: &Client, subject: String, what: &serde_json::Value) -> R
 async fn receive(receiver: Receiver, url: &str, jetstream: bool) -> Result<Received, Failed> {
     // Why something is lost, if something is: a connection that was cut, or a subscription that was too slow for its queue.
     let (tell, told) = std::sync::mpsc::channel();
-    let options = ConnectOptions::new().event_callback(move |event| {
+    // Room for all that may be on its way: what doesn't fit, the client drops.
+    let options = ConnectOptions::new().subscription_capacity(8 * WINDOW as usize).event_callback(move |event| {
         // Nobody may listen any more.
         let _ = tell.send(event);
         std::future::ready(())
