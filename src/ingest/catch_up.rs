@@ -268,6 +268,7 @@ impl CatchUpCore {
     pub fn batch(&mut self, backend: usize, batch: Batch) {
         let Some(pass) = &mut self.backends[backend].pass else { return };
         debug_assert!(pass.said.is_none(), "a batch before the one in hand was done");
+        debug_assert_eq!(pass.cursor, Cursor::Open, "a batch of a cursor that isn't this pass's");
         pass.in_hand.extend(batch.events.into_iter().map(|event| InHand { event, too_large: false }));
         pass.said = Some((batch.resume, batch.passed));
     }

@@ -335,7 +335,7 @@ fn what_costs_too_much_is_left_to_gateways_that_can_verify() {
     let predicates = predicates(&Mapping::Plain);
     let mut model = Model::new(Mapping::Plain, &predicates);
     for _ in 0..2 {
-        model.take(&Step::Add { tenant: 0, collection: 0, source: 5, transitions: true });
+        model.take(&Step::Add { tenant: 0, collection: 0, source: 6, transitions: true });
     }
     let look = Look { tenant: 0, collection: 0, a: Some(1), b: None, double: false };
     let change = model.change(0, 0, None, Some(&look), false);

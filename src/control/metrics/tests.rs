@@ -32,7 +32,14 @@ fn rendered(backend_name: &str) -> String {
     let mut latency = Histogram::default();
     latency.observe(20_000);
     latency.observe(u64::MAX / 2);
-    ingest.publish(IngestPicture { backends: vec![backend(backend_name)], latency, ..IngestPicture::default() });
+    let (pauses, lags) = (vec![ShardPauses::default(); 2], vec![None; 2]);
+    ingest.publish(IngestPicture {
+        backends: vec![backend(backend_name)],
+        latency,
+        pauses,
+        lags,
+        ..IngestPicture::default()
+    });
     ingest.checkpointed(0);
     render(&Arc::new(NodeState::silent(ingest, 2))).unwrap()
 }

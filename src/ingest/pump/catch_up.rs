@@ -156,6 +156,11 @@ impl Pump {
         if self.cursors[backend].attempt != attempt {
             return;
         }
+        // It reads for a pass that has ended since, be it that the next one has begun: what it read is further on than that one is.
+        if !self.catch_up.has_cursor(backend) {
+            self.look_after_cursor(backend);
+            return;
+        }
         let now = self.millis();
         match what {
             // Only asked by live reading.
