@@ -27,7 +27,7 @@ use std::{
 
 use self::{
     catch_up::CursorReader,
-    pause::{Budget, Look, OfShard},
+    pause::{Budget, OfShard},
     signs::Signs,
 };
 use super::{
@@ -446,43 +446,6 @@ impl Pump {
         if waited {
             self.resumes(Instant::now());
         }
-    }
-
-    /// It was not for the sources that nothing was read meanwhile.
-    fn resumes(&mut self, now: Instant) {
-        self.backends.iter_mut().for_each(|backend| backend.signs.excuse(now));
-    }
-
-    /// Begins or ends a pause for Gateways that come near to what may wait for them.
-    fn look_at_pressure(&mut self) {
-        let now = Instant::now();
-        let pressed = |link: &Link| link.cells.pressing() > 0;
-        let look = self.pause_budget.look(now, self.links.iter().any(pressed));
-        match look {
-            Look::Same if !self.pause_budget.is_paused() => return,
-            Look::Same | Look::Begins => {}
-            Look::Ends => self.resumes(now),
-            Look::Spent => {
-                self.resumes(now);
-                tracing::warn!(
-                    "reading goes on after a pause of {:?}, though Gateways of {} still have nearly as much waiting as they may: what \
-                     is too much is read for them again once they have taken it",
-                    self.config.pause_max,
-                    self.names_of(pressed)
-                );
-            }
-        }
-        for (link, pauses) in self.links.iter().zip(&mut self.pauses) {
-            match self.pause_budget.is_paused() && pressed(link) {
-                true => pauses.begins(PauseReason::OutboxFull, now),
-                false => pauses.ends(PauseReason::OutboxFull, now),
-            }
-        }
-    }
-
-    fn names_of(&self, which: impl Fn(&Link) -> bool) -> String {
-        let names = self.links.iter().filter(|link| which(link)).map(|link| link.ring.name().to_owned());
-        names.collect::<Vec<_>>().join(", ")
     }
 
     /// How many items go into rings before the one of this batch that is timed. `None`: it is not yet time for another one.

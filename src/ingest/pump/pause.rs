@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::{Link, Pump};
 use crate::ingest::status::{PauseReason, ShardLag, ShardPauses};
 
 /// Of the time that reading goes on, what it may pause again.
@@ -128,6 +129,45 @@ impl OfShard {
             tracing::warn!("{name} lags: {waiting} items wait in its ring, and reading waits whenever that is full");
         }
         Some(ShardLag { waiting, lasts })
+    }
+}
+
+impl Pump {
+    /// It was not for the sources that nothing was read meanwhile.
+    pub(super) fn resumes(&mut self, now: Instant) {
+        self.backends.iter_mut().for_each(|backend| backend.signs.excuse(now));
+    }
+
+    /// Begins or ends a pause for Gateways that come near to what may wait for them.
+    pub(super) fn look_at_pressure(&mut self) {
+        let now = Instant::now();
+        let pressed = |link: &Link| link.cells.pressing() > 0;
+        let look = self.pause_budget.look(now, self.links.iter().any(pressed));
+        match look {
+            Look::Same if !self.pause_budget.is_paused() => return,
+            Look::Same | Look::Begins => {}
+            Look::Ends => self.resumes(now),
+            Look::Spent => {
+                self.resumes(now);
+                tracing::warn!(
+                    "reading goes on after a pause of {:?}, though Gateways of {} still have nearly as much waiting as they may: what \
+                     is too much is read for them again once they have taken it",
+                    self.config.pause_max,
+                    self.names_of(pressed)
+                );
+            }
+        }
+        for (link, pauses) in self.links.iter().zip(&mut self.pauses) {
+            match self.pause_budget.is_paused() && pressed(link) {
+                true => pauses.begins(PauseReason::OutboxFull, now),
+                false => pauses.ends(PauseReason::OutboxFull, now),
+            }
+        }
+    }
+
+    fn names_of(&self, which: impl Fn(&Link) -> bool) -> String {
+        let names = self.links.iter().filter(|link| which(link)).map(|link| link.ring.name().to_owned());
+        names.collect::<Vec<_>>().join(", ")
     }
 }
 
