@@ -69,8 +69,6 @@ pub(crate) struct StatusFile {
     pub(crate) live: usize,
     /// Connected to every shard, and each has what this Gateway presented.
     pub(crate) synced: bool,
-    /// Subscriptions that are live and lack what the node reads for them.
-    pub(crate) catching_up: usize,
     pub(crate) handed: u64,
     pub(crate) duplicates_dropped: u64,
     pub(crate) resyncs: u64,
@@ -213,7 +211,6 @@ impl Application {
             epoch: status.epoch.map(|epoch| format!("{:032x}", epoch.0)),
             live: status.live,
             synced: !status.shards.is_empty() && status.shards.iter().all(|shard| shard.connected && shard.synced),
-            catching_up: status.catching_up,
             handed: counters.handed,
             duplicates_dropped: counters.duplicates_dropped,
             resyncs: counters.resyncs,

@@ -111,11 +111,6 @@ impl GatewayProcess {
         status.synced && status.live == self.keys.len() && status.epoch.as_deref() == Some(epoch)
     }
 
-    /// Whether none of its subscriptions waits for what the node's live reading is past.
-    pub(crate) fn is_caught_up(&self) -> bool {
-        self.status().catching_up == 0
-    }
-
     pub(crate) fn positions(&self) -> SavedPositions {
         journal::read(&self.files.positions()).unwrap_or_default()
     }

@@ -45,7 +45,7 @@ async fn kill_node(mut world: World) {
         slowest = slowest.max(started.elapsed());
         world.command_all(Command::Release);
         world.stop_load().await;
-        world.wait_caught_up().await;
+        world.wait_kept().await;
     }
     let dropped: u64 = world.gateways.iter().map(|gateway| gateway.status().duplicates_dropped).sum();
     println!(

@@ -97,14 +97,16 @@ impl Source {
         }
     }
 
-    /// The last write, and where it stands.
-    pub(crate) async fn finish(&mut self, lineage: Lineage) -> Position {
+    /// A write that comes after all others so far, and where it stands.
+    pub(crate) async fn write_last(&mut self, lineage: Lineage) -> Position {
         let (tenant, collection) = LAST;
+        // Another document each time: one that is there already would be no change.
+        let document_id = format!("last-{:08x}", rand::random::<u32>());
         match self {
             Self::Embedded { api } => {
-                let path = document_path(tenant, collection, "last");
+                let path = document_path(tenant, collection, &document_id);
                 for attempt in 0.. {
-                    // Another document each time: one that is there already would be no change.
+                    // So that an attempt whose answer was lost doesn't make the next one no change.
                     let answer = api.try_call("PUT", &path, json!({ "attempt": attempt }).to_string()).await;
                     if let Ok((200, answer)) = answer {
                         let time = answer["offset"].as_u64().expect("it is a change");
@@ -118,7 +120,7 @@ impl Source {
                 let write = Write {
                     tenant: tenant.into(),
                     collection: collection.into(),
-                    document_id: "last".into(),
+                    document_id,
                     kind: WriteKind::Insert,
                     data: doc! { "is_last": true },
                 };

@@ -11,11 +11,7 @@ use std::{
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use serde_json::Value;
-use streamer::{
-    checkpoint::{CheckpointStore, FileStore},
-    control::metric_of,
-};
+use streamer::checkpoint::{CheckpointStore, FileStore};
 use tokio::{sync::Mutex, task::JoinHandle, time::sleep};
 use wire::{BackendId, Lineage};
 use workload::{GeneratedSubscription, Generator, Preset, Profile, Writer};
@@ -244,11 +240,17 @@ impl World {
         started.elapsed()
     }
 
-    /// Until nothing is read a second time for any Gateway: what is comes in the order of its subscription, and holds no checkpoint back.
-    pub(crate) async fn wait_caught_up(&self) {
+    /// Until every Gateway has kept that it is done with everything, a last write included. Nothing is read a second time for anybody then:
+    /// what is comes in the order of its subscription, and holds no checkpoint back. All Gateways and the node run, and no load does.
+    pub(crate) async fn wait_kept(&self) {
+        let lineage = self.lineage();
+        let last = within("the last write", self.source.lock().await.write_last(lineage)).await;
         for gateway in &self.gateways {
-            let missing = || format!("{} caught up: {:?}", gateway.name, gateway.status());
-            wait_for(|| gateway.is_caught_up().then_some(()), missing).await;
+            let missing = || {
+                let behind = gateway.behind(&last);
+                format!("{}: {behind} subscriptions at {last}; {:?}", gateway.name, gateway.status())
+            };
+            wait_for(|| (gateway.behind(&last) == 0).then_some(()), missing).await;
         }
     }
 
@@ -258,10 +260,7 @@ impl World {
 
     /// A metric's value, summed over its labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let (status, text) = self.api().call("GET", "/metrics", "").await;
-        assert_eq!(status, 200, "{text}");
-        let Value::String(text) = text else { panic!("metrics are text") };
-        metric_of(&text, name).unwrap_or_else(|| panic!("there is no metric {name}"))
+        self.api().metric(name).await
     }
 
     /// Begins to write, about this many documents a second, until the load is stopped.
@@ -346,14 +345,7 @@ impl World {
     pub(crate) async fn end(mut self) -> Verdict {
         self.stop_load().await;
         let lineage = self.lineage();
-        let last = within("the last write", self.source.lock().await.finish(lineage)).await;
-        for gateway in &self.gateways {
-            let missing = || {
-                let behind = gateway.behind(&last);
-                format!("{}: {behind} subscriptions at {last}; {:?}", gateway.name, gateway.status())
-            };
-            wait_for(|| (gateway.behind(&last) == 0).then_some(()), missing).await;
-        }
+        self.wait_kept().await;
         let api = self.api();
         until("the node is owed nothing", async || {
             let health = api.health().await;

@@ -10,7 +10,6 @@ use std::{
 };
 
 use serde_json::json;
-use streamer::control::metric_of;
 use streamer_gateway::{AppEvent, Gateway, Subscription};
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -68,7 +67,7 @@ fn a_burst_of_ten_times_capacity_drains() {
         // It goes on until it has been too much: reading has paused for as long as it may, and Gateways were made to catch up.
         until("Gateways that catch up", async || {
             crowd.let_take(1);
-            (metric(&api, "streamer_shard_catch_ups_total").await > 0.0).then_some(())
+            (api.metric("streamer_shard_catch_ups_total").await > 0.0).then_some(())
         })
         .await;
         crowd.let_all_through();
@@ -76,9 +75,9 @@ fn a_burst_of_ten_times_capacity_drains() {
         println!(
             "{rounds} rounds in {written:?}; all drained after {:?}, with {} pauses of {} ms in all, and {} catch-ups",
             started.elapsed(),
-            metric(&api, "streamer_ingest_pauses_total").await,
-            metric(&api, "streamer_ingest_paused_milliseconds_total").await,
-            metric(&api, "streamer_shard_catch_ups_total").await
+            api.metric("streamer_ingest_pauses_total").await,
+            api.metric("streamer_ingest_paused_milliseconds_total").await,
+            api.metric("streamer_shard_catch_ups_total").await
         );
 
         for gauge in [
@@ -88,7 +87,7 @@ fn a_burst_of_ten_times_capacity_drains() {
             "streamer_shard_outboxes_pressing",
             "streamer_shard_lagging",
         ] {
-            until(gauge, async || (metric(&api, gauge).await == 0.0).then_some(())).await;
+            until(gauge, async || (api.metric(gauge).await == 0.0).then_some(())).await;
         }
         until("rings are empty", async || {
             let health = api.health().await;
@@ -99,7 +98,7 @@ fn a_burst_of_ten_times_capacity_drains() {
         // Reading goes on as ever.
         write(&api, rounds).await;
         crowd.wait_for((rounds + 1) * ROUND).await;
-        assert_eq!(metric(&api, "streamer_shard_resyncs_total").await, 0.0);
+        assert_eq!(api.metric("streamer_shard_resyncs_total").await, 0.0);
         crowd.go().await;
         node.stop().await;
     });
@@ -111,12 +110,6 @@ async fn write(api: &Api, round: i64) {
     let place = |n: i64| COLLECTIONS[n as usize % COLLECTIONS.len()];
     api.put_all(numbers.map(|n| ("acme", place(n), format!("d{n}"), json!({"n": n, "padding": "x".repeat(100)}))))
         .await;
-}
-
-async fn metric(api: &Api, name: &str) -> f64 {
-    let (status, text) = api.call("GET", "/metrics", "").await;
-    assert_eq!(status, 200, "{text}");
-    metric_of(text.as_str().expect("metrics are text"), name).unwrap_or_else(|| panic!("there is no {name}"))
 }
 
 /// The Gateways' applications. Each checks what it is told, and takes a change when it may.

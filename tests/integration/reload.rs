@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
+use streamer::control::hash_token;
 use streamer_gateway::{AppEvent, Error, Gateway, Subscription, TerminalError};
 use wire::ErrorCode;
 
@@ -30,7 +30,7 @@ struct Wanted {
 
 impl Wanted {
     fn sections(&self, folder: &Path) -> String {
-        let hash = |token: &str| Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hash = |token: &str| format!("{:?}", hash_token(token));
         let gateway = |name: &str, token: &str| {
             format!("[[gateways]]\nname = \"{name}\"\ntoken_sha256 = \"{}\"\ntenants = [\"acme\"]\n", hash(token))
         };
@@ -80,14 +80,10 @@ impl Scene {
         self.process.signal("HUP");
         let api = self.setup.api().with_token(Some(ADMIN));
         let counts = until("the reload is counted", async || {
-            let (_, text) = api.call("GET", "/metrics", "").await;
-            let text = text.as_str().expect("metrics are text").to_owned();
-            let count = |outcome: &str| {
-                let start = format!("streamer_config_reloads_total{{outcome=\"{outcome}\"}} ");
-                let line = text.lines().find_map(|line| line.strip_prefix(start.as_str()).map(str::to_owned));
-                line.and_then(|count| count.parse::<u32>().ok()).expect("each outcome is counted")
+            let count = async |outcome: &str| {
+                api.metric(&format!("streamer_config_reloads_total{{outcome=\"{outcome}\"}}")).await as u32
             };
-            let counts = (count("applied"), count("refused"), count("failed"));
+            let counts = (count("applied").await, count("refused").await, count("failed").await);
             (counts != (applied, refused, failed)).then_some(counts)
         })
         .await;

@@ -1,7 +1,7 @@
 //! Who may do what: tokens, tenants, other Gateways' subscriptions, the administrator.
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use streamer::control::hash_token;
 use streamer_gateway::{AppEvent, Error, Gateway, Subscription, TerminalError};
 use wire::{ErrorCode, Reply};
 
@@ -19,7 +19,7 @@ use crate::{
 
 /// `edge` may name the tenant `acme`, `wide` all of them.
 fn closed(runtime: Runtime, admin: bool) -> Setup {
-    let hash = |token: &str| Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hash = |token: &str| format!("{:?}", hash_token(token));
     let mut sections = format!(
         r#"
         [[gateways]]

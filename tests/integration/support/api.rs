@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use streamer::control::metric_of;
 
 use super::within;
 
@@ -73,6 +74,13 @@ impl Api {
 
     pub(crate) async fn health(&self) -> Value {
         self.call("GET", "/health", "").await.1
+    }
+
+    /// A metric's value: of one set of labels, if `name` has them, else summed over all.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let (status, text) = self.call("GET", "/metrics", "").await;
+        assert_eq!(status, 200, "{text}");
+        metric_of(text.as_str().expect("metrics are text"), name).unwrap_or_else(|| panic!("there is no metric {name}"))
     }
 
     /// Stores a document; the offset of its change.
