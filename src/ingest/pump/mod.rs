@@ -461,7 +461,7 @@ impl Pump {
 
     /// True when it waited.
     async fn carry(&mut self, in_hand_since: Option<Nanos>) -> bool {
-        let mut waited = false;
+        let (mut waited, mut is_full) = (false, false);
         let mut marked = in_hand_since.and_then(|since| Some((self.next_marked()?, since)));
         while let Some((shard, item)) = self.pending.pop_front() {
             let index = usize::from(shard.0);
@@ -476,7 +476,7 @@ impl Pump {
             }
             match self.links[index].ring.try_push(item) {
                 Ok(()) => {
-                    if waited {
+                    if std::mem::take(&mut is_full) {
                         self.pauses[index].ends(PauseReason::RingFull, Instant::now());
                     }
                     continue;
@@ -485,7 +485,7 @@ impl Pump {
                 Err(PushError::Closed(_)) => continue,
                 Err(PushError::Full(item)) => self.pending.push_front((shard, item)),
             }
-            waited = true;
+            (waited, is_full) = (true, true);
             self.pauses[index].begins(PauseReason::RingFull, Instant::now());
             tokio::select! {
                 _ = self.links[index].ring.room() => {}
