@@ -5,8 +5,6 @@
 //! - Each key of the configuration is in [`KEYS`], which says whether it reloads; a test holds that against `default.toml`.
 //! - Whatever has changed and doesn't reload is named.
 
-use std::collections::BTreeSet;
-
 use crate::{
     config::{Config, Gateway, Tenants},
     tls::{self, Certificate, CertificateError},
@@ -130,18 +128,16 @@ pub(crate) fn plan(old: &Config, new: &Config) -> Result<Plan, ReloadError> {
 
 /// Whether whoever may name `all` may name each of `some`.
 fn covers(all: &Tenants, some: &Tenants) -> bool {
-    match (all, some) {
-        (Tenants::All, _) => true,
-        (Tenants::Only(_), Tenants::All) => false,
-        (Tenants::Only(all), Tenants::Only(some)) => {
-            let all: BTreeSet<&String> = all.iter().collect();
-            some.iter().all(|tenant| all.contains(tenant))
-        }
+    match some {
+        Tenants::All => matches!(all, Tenants::All),
+        Tenants::Only(names) => names.iter().all(|tenant| all.allow(tenant)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::config::DEFAULT_FILE;
 

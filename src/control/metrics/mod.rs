@@ -28,8 +28,13 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 
 /// The node's metrics as text.
 pub(super) fn render(state: &Arc<NodeState>) -> Result<String, fmt::Error> {
+    text_of(NodeCollector(state.clone()))
+}
+
+/// What a collector gives, as text.
+fn text_of(collector: impl Collector) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(NodeCollector(state.clone())));
+    registry.register_collector(Box::new(collector));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -48,13 +53,8 @@ pub fn metric_of(text: &str, name: &str) -> Option<f64> {
     values.reduce(|sum, value| sum + value)
 }
 
+#[derive(Debug)]
 struct NodeCollector(Arc<NodeState>);
-
-impl fmt::Debug for NodeCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NodeCollector")
-    }
-}
 
 impl Collector for NodeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -141,23 +141,23 @@ impl Collector for NodeCollector {
         }
         let resyncs = stats.iter().enumerate().flat_map(|(index, stats)| {
             let counts = stats.shard.resyncs;
-            [
+            let by_reason = [
                 ("lineage_changed", counts.lineage_changed),
                 ("history_lost", counts.history_lost),
                 ("too_slow", counts.too_slow),
                 ("preimage_missing", counts.preimage_missing),
-            ]
-            .map(|(reason, count)| ([of_shard(index), vec![("reason", reason.to_owned())]].concat(), count))
+            ];
+            split(of_shard(index), "reason", by_reason)
         });
         let causes = stats.iter().enumerate().flat_map(|(index, stats)| {
             let counts = stats.shard.catch_ups;
-            [
+            let by_cause = [
                 ("presented", counts.presented),
                 ("left_log", counts.left_log),
                 ("outbox_full", counts.outbox_full),
                 ("unverifiable", counts.unverifiable),
-            ]
-            .map(|(cause, count)| ([of_shard(index), vec![("cause", cause.to_owned())]].concat(), count))
+            ];
+            split(of_shard(index), "cause", by_cause)
         });
         let help = "Subscriptions that fell behind, and are read for again";
         family(&mut encoder, "shard_catch_ups", help, MetricType::Counter, causes)?;
@@ -175,10 +175,7 @@ impl Collector for NodeCollector {
 fn pauses(encoder: &mut DescriptorEncoder<'_>, picture: &IngestPicture) -> fmt::Result {
     let by_reason = |value: fn(&ShardPauses, PauseReason) -> u64| {
         picture.pauses.iter().enumerate().flat_map(move |(index, pauses)| {
-            PauseReason::ALL.map(|reason| {
-                let labels = [of_shard(index), vec![("reason", reason.name().to_owned())]].concat();
-                (labels, value(pauses, reason))
-            })
+            split(of_shard(index), "reason", PauseReason::ALL.map(|reason| (reason.name(), value(pauses, reason))))
         })
     };
     let counts = by_reason(|pauses, reason| pauses.count[reason as usize]);
@@ -196,13 +193,13 @@ fn catch_up(encoder: &mut DescriptorEncoder<'_>, picture: &IngestPicture) -> fmt
     let backends = || picture.backends.iter();
     let passes = backends().flat_map(|backend| {
         let counters = backend.catch_up.counters;
-        [
+        let by_outcome = [
             ("caught_up", counters.caught_up),
             ("history_lost", counters.history_lost),
             ("too_slow", counters.too_slow),
             ("interrupted", counters.interrupted),
-        ]
-        .map(|(outcome, count)| ([of_backend(backend), vec![("outcome", outcome.to_owned())]].concat(), count))
+        ];
+        split(of_backend(backend), "outcome", by_outcome)
     });
     let help = "Passes of the catch-up cursor that have ended";
     family(encoder, "catch_up_passes", help, MetricType::Counter, passes)?;
@@ -235,6 +232,11 @@ fn of_shard(index: usize) -> Labels {
 
 fn of_backend(backend: &BackendStatus) -> Labels {
     vec![("backend", backend.name.clone())]
+}
+
+/// Counts of one thing, each under its name in one more label.
+fn split<const N: usize>(of: Labels, label: &'static str, counts: [(&str, u64); N]) -> [(Labels, u64); N] {
+    counts.map(|(name, count)| ([of.clone(), vec![(label, name.to_owned())]].concat(), count))
 }
 
 /// What is further back than a source can tell is as far as a gauge goes.

@@ -3,14 +3,9 @@
 
 use std::{fmt, sync::Arc};
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, prometheus_text::encode},
-    metrics::MetricType,
-    registry::Registry,
-};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 
-use super::{Labels, NodeState, family};
+use super::{Labels, NodeState, family, text_of};
 use crate::control::{admission::Counts, live::hot_places};
 
 /// Tenants, and Gateways, that are told.
@@ -18,22 +13,13 @@ pub(super) const NAMES_MAX: usize = 1_000;
 
 /// The metrics by name, as text.
 pub(in crate::control) fn render(state: &Arc<NodeState>, counts: Counts) -> Result<String, fmt::Error> {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Names { state: state.clone(), counts }));
-    let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
+    text_of(Names { state: state.clone(), counts })
 }
 
+#[derive(Debug)]
 struct Names {
     state: Arc<NodeState>,
     counts: Counts,
-}
-
-impl fmt::Debug for Names {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Names")
-    }
 }
 
 /// Those with the most.
