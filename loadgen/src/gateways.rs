@@ -11,8 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use streamer::control::Topology;
 use streamer_gateway::{AppEvent, Gateway, SavedPositions};
+use tokio::time::timeout;
 use workload::Latency;
 
 use crate::{
@@ -116,7 +118,40 @@ const RECENT_EVERY: Duration = Duration::from_millis(250);
 pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Deliveries between two looks at the clock, when they come one right after another. A look takes as long as checking one does.
-pub const CLOCK_EVERY: u32 = 8;
+const CLOCK_EVERY: u32 = 8;
+
+/// When what was taken last arrived.
+#[derive(Debug)]
+pub struct Clock {
+    pub now: Instant,
+    since_look: u32,
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        Self { now: Instant::now(), since_look: 0 }
+    }
+
+    /// The next item: `ready`, if there is one, else what `wait` gives. The clock is looked at after every wait, and now and then without.
+    pub async fn take<T>(&mut self, ready: Option<T>, wait: impl AsyncFnOnce() -> T) -> T {
+        let is_due = ready.is_none() || self.since_look >= CLOCK_EVERY;
+        let item = match ready {
+            Some(item) => item,
+            None => wait().await,
+        };
+        self.since_look += 1;
+        if is_due {
+            *self = Self::new();
+        }
+        item
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// What makes a Gateway other than take what it is given.
 #[derive(Clone, Copy, Debug, Default)]
@@ -266,27 +301,13 @@ async fn stay(
     let mut gateway = builder.connect().await.map_err(|error| format!("gateway-{index} can't connect: {error}"))?;
     let mut rhythm = Rhythm { habits, is_first: index == 0, turn: 0 };
     rhythm.skip(&common.schedule, Instant::now());
-    let mut now = Instant::now();
-    let mut since_clock = 0;
+    let mut clock = Clock::new();
     loop {
-        let event = match futures::FutureExt::now_or_never(gateway.next()) {
-            Some(event) if since_clock < CLOCK_EVERY => {
-                since_clock += 1;
-                event
-            }
-            Some(event) => {
-                (now, since_clock) = (Instant::now(), 0);
-                event
-            }
-            None => {
-                let event = tokio::time::timeout(LOOK_EVERY, gateway.next()).await;
-                (now, since_clock) = (Instant::now(), 0);
-                match event {
-                    Ok(event) => event,
-                    Err(_) if common.is_over() => break,
-                    Err(_) => continue,
-                }
-            }
+        let ready = gateway.next().now_or_never().map(Ok);
+        let event = match clock.take(ready, async || timeout(LOOK_EVERY, gateway.next()).await).await {
+            Ok(event) => event,
+            Err(_) if common.is_over() => break,
+            Err(_) => continue,
         };
         let Some(event) = event else {
             let error = gateway.error().map(|error| error.to_string()).unwrap_or_default();
@@ -301,7 +322,7 @@ async fn stay(
                 };
                 // The id is the subscription's number.
                 let number = change.subscription().id.parse().unwrap_or(u32::MAX);
-                receiver.take(number, n, now);
+                receiver.take(number, n, clock.now);
             }
             AppEvent::Live { .. } => {
                 left = left.saturating_sub(1);
@@ -316,7 +337,7 @@ async fn stay(
             AppEvent::CaughtUp { .. } => {}
             other => receiver.received.breaks.push(format!("gateway-{index}: {other:?}")),
         }
-        match rhythm.next(&common.schedule, now, left == 0) {
+        match rhythm.next(&common.schedule, clock.now, left == 0) {
             None => {}
             Some(Turn::Pause(pause)) => tokio::time::sleep(pause).await,
             Some(Turn::Leave) => {

@@ -1,8 +1,13 @@
 //! Events to those who want them, all of them: a node, NATS without and with acks, and QUIC alone.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use loadgen::{plan::Plan, run::SourceKind};
+use loadgen::{
+    gateways::Common,
+    plan::Plan,
+    run::SourceKind,
+    schedule::{CountsFrom, Schedule},
+};
 
 use super::{Cores, Figures, Row, Turns, everything, median_of, nats, node, quinn, run_node};
 
@@ -80,29 +85,26 @@ impl Delivery {
         cores: &Cores,
         server: &Result<PathBuf, String>,
     ) -> Result<Vec<Row>, String> {
-        let mut rounds: Vec<Vec<Figures>> = self.engines.iter().map(|_| Vec::new()).collect();
-        for round in 0..self.turns.rounds {
-            for (engine, rounds) in self.engines.iter().zip(&mut rounds) {
-                let figures = match (engine, server) {
-                    (Engine::Streamer, _) => self.streamer(case, rate, cores),
-                    (Engine::Quinn, _) => quinn::carry(case, rate, cores, &self.turns),
-                    (_, Err(_)) => continue,
-                    (Engine::NatsCore, Ok(server)) => nats::carry(case, rate, cores, &self.turns, server, false),
-                    (Engine::NatsJetstream, Ok(server)) => nats::carry(case, rate, cores, &self.turns, server, true),
-                };
-                let figures = figures.map_err(|why| format!("{}, fan-out {}: {why}", engine.name(), case.fan_out))?;
-                self.turns.talk(&format!(
-                    "  {}, fan-out {}, round {}: {:.0} deliveries/s, p99 {} µs{}",
-                    engine.name(),
-                    case.fan_out,
-                    round + 1,
-                    figures.deliveries_per_s,
-                    figures.p99_us,
-                    figures.why.first().map_or(String::new(), |why| format!("; {why}"))
-                ));
-                rounds.push(figures);
-            }
-        }
+        let carry = |engine: &Engine| {
+            let figures = match (engine, server) {
+                (Engine::Streamer, _) => self.streamer(case, rate, cores),
+                (Engine::Quinn, _) => quinn::carry(case, rate, cores, &self.turns),
+                (_, Err(_)) => return Ok(None),
+                (Engine::NatsCore, Ok(server)) => nats::carry(case, rate, cores, &self.turns, server, false),
+                (Engine::NatsJetstream, Ok(server)) => nats::carry(case, rate, cores, &self.turns, server, true),
+            };
+            figures.map(Some).map_err(|why| format!("{}, fan-out {}: {why}", engine.name(), case.fan_out))
+        };
+        let rounds = self.turns.take(&self.engines, carry, |engine, figures| {
+            format!(
+                "{}, fan-out {}: {:.0} deliveries/s, p99 {} µs{}",
+                engine.name(),
+                case.fan_out,
+                figures.deliveries_per_s,
+                figures.p99_us,
+                figures.why.first().map_or(String::new(), |why| format!("; {why}"))
+            )
+        })?;
         let row = |(engine, rounds): (&Engine, Vec<Figures>)| {
             let row = Row {
                 source: (*engine == Engine::Streamer).then(|| SourceKind::Direct.name()),
@@ -141,5 +143,11 @@ impl Case {
     /// The plan that a node would be given.
     pub(super) fn plan(&self) -> Plan {
         Plan::new(&everything(self.fan_out, self.payload_bytes), self.fan_out, self.gateways, 1, "tenant-")
+    }
+
+    /// What engines other than the node share with those who receive.
+    pub(super) fn common(&self, rate: Option<u64>, turns: &Turns) -> Common {
+        let schedule = Schedule::new(rate, turns.duration(), CountsFrom::of_rate(rate));
+        Common::new(Arc::new(self.plan()), Arc::new(schedule), self.gateways)
     }
 }

@@ -5,17 +5,13 @@
 //! told is the wall clock between the first batch and the last, and that thread's work in between.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool, mpsc},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use bson::{Document, RawDocument, Timestamp, doc};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use loadgen::{
-    pinned::{self, Pinned},
-    profile::Profile,
-    run::{self, SourceKind},
-};
+use loadgen::{pinned::Pinned, profile::Profile, run::SourceKind};
 use mongodb::{Client, options::ClientOptions};
 use streamer::{
     config::Config,
@@ -28,7 +24,7 @@ use streamer::{
 use wire::BackendId;
 use xtask::servers::{Secantus, Server, URI_VARIABLE};
 
-use super::{Cores, Figures, Row, Turns, median};
+use super::{Cores, Figures, Row, Turns, median, run_node, runtime};
 use crate::measure::work_time;
 
 /// What `compare ingest` measures.
@@ -78,25 +74,20 @@ impl Ingest {
     }
 
     fn measure(&self, place: &Place, cores: &Cores) -> Result<Vec<Row>, String> {
-        let runtime = runtime()?;
+        let runtime = runtime().map_err(|error| error.to_string())?;
         let history = runtime.block_on(History::write(self, place)).map_err(|error| error.to_string())?;
-        let (mut ours, mut driver) = (Vec::new(), Vec::new());
-        for round in 0..self.turns.rounds {
-            for (rounds, is_ours) in [(&mut ours, true), (&mut driver, false)] {
-                let figures = if is_ours { read_by_node(&history, place)? } else { read_bare(&history, place, cores)? };
-                self.turns.talk(&format!(
-                    "  {}, round {}: {:.0} events/s, {} ns of work an event",
-                    if is_ours { "streamer" } else { "driver" },
-                    round + 1,
-                    figures.events_per_s,
-                    figures.cpu_ns_per_event
-                ));
-                rounds.push(figures);
-            }
-        }
+        const OURS: &str = "streamer";
+        let engines = [OURS, "driver"];
+        let carry = |engine: &&str| {
+            let read = if *engine == OURS { read_by_node } else { read_bare };
+            read(&history, place, cores).map(Some)
+        };
+        let rounds = self.turns.take(&engines, carry, |engine, figures| {
+            format!("{engine}: {:.0} events/s, {} ns of work an event", figures.events_per_s, figures.cpu_ns_per_event)
+        })?;
         runtime.block_on(history.drop(place)).map_err(|error| error.to_string())?;
         let mut rows = Vec::new();
-        for (engine, rounds) in [("streamer", ours), ("driver", driver)] {
+        for (engine, rounds) in engines.into_iter().zip(rounds) {
             if let Some(figures) = median(rounds, |round| round.cpu_ns_per_event as f64) {
                 let row = self.row(engine).with(&figures);
                 rows.push(Row { deliveries_per_s: None, p50_us: None, p99_us: None, p999_us: None, ..row });
@@ -116,9 +107,9 @@ impl Ingest {
         let mut options = super::node(profile, "chat", cores, &self.turns);
         (options.source, options.uri, options.rate) = (SourceKind::Mongodb, Some(place.uri.clone()), Some(rate));
         (options.gateways, options.subscriptions) = (2, SUBSCRIPTIONS);
-        let report = run::run(&options, &Arc::new(AtomicBool::new(false))).map_err(|error| error.to_string())?;
+        let figures = run_node(&options)?;
         let row = Row {
-            fan_out: report.matches_per_event,
+            fan_out: figures.fan_out,
             gateways: 2,
             shards: Some(1),
             subscriptions: SUBSCRIPTIONS as usize,
@@ -126,15 +117,11 @@ impl Ingest {
             rate: Some(rate),
             ..self.row("streamer")
         };
-        Ok(row.with(&report.into()))
+        Ok(row.with(&figures))
     }
 }
 
 const SUBSCRIPTIONS: u32 = 10_000;
-
-fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())
-}
 
 /// A server, which is ended with this where it was started for it.
 struct Place {
@@ -246,7 +233,7 @@ fn read_bare(history: &History, place: &Place, cores: &Cores) -> Result<Figures,
     let thread = std::thread::spawn(move || {
         let _pinned = Pinned::to(&cores);
         let place = Place { uri: place_uri, _server: None };
-        runtime()?.block_on(async {
+        runtime().map_err(|error| error.to_string())?.block_on(async {
             let reading = async {
                 let client = place.client().await?;
                 let pipeline = [doc! { "$changeStream": {
@@ -293,14 +280,14 @@ fn fields(event: &RawDocument) -> usize {
 }
 
 /// A node without Gateways on the same history: each event is read, placed and asked for, and nobody wants it.
-fn read_by_node(history: &History, place: &Place) -> Result<Figures, String> {
+fn read_by_node(history: &History, place: &Place, cores: &Cores) -> Result<Figures, String> {
     let folder = tempfile::Builder::new().prefix("compare-ingest-").tempdir().map_err(|error| error.to_string())?;
     let text = format!(
         "[node]\ndata_dir = {:?}\nshutdown_flush = \"0s\"\n[http]\nlisten = \"127.0.0.1:0\"\n[quic]\nlisten = \"127.0.0.1:0\"\n\
          [affinity]\nshards = \"{}\"\n[mapping]\npreset = \"plain\"\n\
          [[backends]]\nname = {NAME:?}\nkind = \"mongodb\"\nuri = {:?}\n",
         folder.path().display().to_string(),
-        pinned::allowed().last().copied().unwrap_or_default(),
+        cores.serve,
         place.uri,
     );
     let config = Config::from_parts(None, &text, []).map_err(|error| error.to_string())?;

@@ -58,10 +58,24 @@ impl Turns {
         Duration::from_secs_f64(self.seconds)
     }
 
-    fn talk(&self, text: &str) {
-        if self.talk {
-            eprintln!("{text}");
+    /// Carries all cases once in each round. None: it can't be carried here. `tell` says in words what a round of a case has shown.
+    fn take<C>(
+        &self,
+        cases: &[C],
+        mut carry: impl FnMut(&C) -> Result<Option<Figures>, String>,
+        tell: impl Fn(&C, &Figures) -> String,
+    ) -> Result<Vec<Vec<Figures>>, String> {
+        let mut rounds: Vec<Vec<Figures>> = cases.iter().map(|_| Vec::new()).collect();
+        for round in 1..=self.rounds {
+            for (case, rounds) in cases.iter().zip(&mut rounds) {
+                let Some(figures) = carry(case)? else { continue };
+                if self.talk {
+                    eprintln!("  round {round}: {}", tell(case, &figures));
+                }
+                rounds.push(figures);
+            }
         }
+        Ok(rounds)
     }
 }
 
@@ -219,6 +233,15 @@ fn has_room(common: &Common) -> bool {
     // All Gateways get as many, in these cases; the slowest one decides.
     let each = common.plan.deliveries(common.schedule.sent()) / common.delivered.len() as u64;
     common.delivered.iter().all(|delivered| each.saturating_sub(delivered.load(Relaxed)) < WINDOW)
+}
+
+/// Events handed over at once at most, as the node's own source does.
+const BATCH_MAX: u64 = 200;
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// How long to wait before that is looked at again.

@@ -22,15 +22,15 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt, future::join_all};
 use loadgen::{
     alarm::Alarm,
-    gateways::{CLOCK_EVERY, Common, Gateways, LOOK_EVERY, Received, Receiver},
+    gateways::{Clock, Gateways, LOOK_EVERY, Received, Receiver},
     pinned::Pinned,
     run::{Begun, all_live},
-    schedule::{CountsFrom, Schedule},
     source::direct::{Template, number_of},
 };
 use serde_json::json;
+use tokio::time::timeout;
 
-use super::{Cores, Figures, ROOM_POLL, Turns, WINDOW, delivery::Case, has_room};
+use super::{BATCH_MAX, Cores, Failed, Figures, ROOM_POLL, Turns, WINDOW, delivery::Case, has_room, runtime};
 
 const PROGRAM: &str = "nats-server";
 
@@ -39,9 +39,6 @@ const SUBJECT: &str = "events";
 
 /// Where the server acknowledges it.
 const PUBLISHED: &str = "published";
-
-/// Publications at once, as the node's own source hands them over.
-const BATCH_MAX: u64 = 200;
 
 /// Publications that may wait for their acks.
 const UNACKED_MAX: u64 = 8_192;
@@ -157,12 +154,9 @@ pub(super) fn carry(
 ) -> Result<Figures, String> {
     let server = Server::start(program, cores, jetstream)?;
     let _pinned = Pinned::to(&cores.load);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime = runtime().map_err(|error| error.to_string())?;
     runtime.block_on(drive(case, rate, cores, turns, &server, jetstream)).map_err(|error| error.to_string())
 }
-
-type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 async fn drive(
     case: &Case,
@@ -172,9 +166,8 @@ async fn drive(
     server: &Server,
     jetstream: bool,
 ) -> Result<Figures, Failed> {
-    let plan = Arc::new(case.plan());
-    let schedule = Arc::new(Schedule::new(rate, turns.duration(), CountsFrom::of_rate(rate)));
-    let common = Arc::new(Common::new(plan.clone(), schedule.clone(), case.gateways));
+    let common = Arc::new(case.common(rate, turns));
+    let (plan, schedule) = (&common.plan, &common.schedule);
     let client = async_nats::connect(&server.url).await?;
     // Acks of what was published, counted.
     let acked = Arc::new(AtomicU64::new(0));
@@ -195,7 +188,7 @@ async fn drive(
         plan.events.iter().map(|event| Template::document(event, case.payload_bytes)).collect();
     let mut alarm = Alarm::new()?;
     let before = server.work_ns();
-    let begun = Begun::now(&schedule);
+    let begun = Begun::now(schedule);
     schedule
         .drive::<Failed>(BATCH_MAX, async |numbers| {
             for n in numbers.clone() {
@@ -290,28 +283,16 @@ async fn take(
     mut subscriber: Subscriber,
     client: &Client,
 ) -> Result<(), Failed> {
-    let (mut now, mut since_clock) = (Instant::now(), 0);
+    let mut clock = Clock::new();
     loop {
-        let message = match subscriber.next().now_or_never() {
-            Some(message) if since_clock < CLOCK_EVERY => {
-                since_clock += 1;
-                message
-            }
-            ready => {
-                let message = match ready {
-                    Some(message) => Ok(message),
-                    None => tokio::time::timeout(LOOK_EVERY, subscriber.next()).await,
-                };
-                (now, since_clock) = (Instant::now(), 0);
-                match message {
-                    Ok(message) => message,
-                    Err(_) if receiver.borrow().common.is_over() => return Ok(()),
-                    Err(_) => continue,
-                }
-            }
+        let ready = subscriber.next().now_or_never().map(Ok);
+        let message = match clock.take(ready, async || timeout(LOOK_EVERY, subscriber.next()).await).await {
+            Ok(message) => message,
+            Err(_) if receiver.borrow().common.is_over() => return Ok(()),
+            Err(_) => continue,
         };
         let message = message.ok_or("the connection has ended")?;
-        receiver.borrow_mut().take(number, number_of(&message.payload).unwrap_or(0), now);
+        receiver.borrow_mut().take(number, number_of(&message.payload).unwrap_or(0), clock.now);
         if let Some(reply) = message.reply {
             client.publish(reply, Bytes::from_static(b"+ACK")).await?;
         }

@@ -4,16 +4,15 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::try_join_all};
 use loadgen::{
     alarm::Alarm,
-    gateways::{CLOCK_EVERY, Common, Gateways, LOOK_EVERY, Received, Receiver},
+    gateways::{Clock, Common, Gateways, LOOK_EVERY, Received, Receiver},
     pinned::Pinned,
     run::{Begun, all_live},
-    schedule::{CountsFrom, Schedule},
 };
 use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
 use rustls::{RootCertStore, pki_types::PrivatePkcs8KeyDer};
@@ -22,22 +21,15 @@ use wire::{
     BackendId, Certainty, EventEntryRef, Handle, Lineage, Operation, Position, Target, Transition, begin_events,
 };
 
-use super::{Cores, Figures, ROOM_POLL, Turns, delivery::Case, has_room};
-
-/// Events that become due at once at most, as a node's source hands them over.
-const BATCH_MAX: u64 = 200;
+use super::{BATCH_MAX, Cores, Failed, Figures, ROOM_POLL, Turns, delivery::Case, has_room, runtime};
 
 /// Bytes of one write, as a shard's.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
 const NAME: &str = "localhost";
 
-type Failed = Box<dyn std::error::Error + Send + Sync>;
-
 pub(super) fn carry(case: &Case, rate: Option<u64>, cores: &Cores, turns: &Turns) -> Result<Figures, String> {
-    let schedule = Arc::new(Schedule::new(rate, turns.duration(), CountsFrom::of_rate(rate)));
-    let common = Arc::new(Common::new(Arc::new(case.plan()), schedule, case.gateways));
-    run(case, rate, cores, common).map_err(|error| error.to_string())
+    run(case, rate, cores, Arc::new(case.common(rate, turns))).map_err(|error| error.to_string())
 }
 
 fn run(case: &Case, rate: Option<u64>, cores: &Cores, common: Arc<Common>) -> Result<Figures, Failed> {
@@ -85,10 +77,6 @@ fn run(case: &Case, rate: Option<u64>, cores: &Cores, common: Arc<Common>) -> Re
 
 fn ended(thread: thread::JoinHandle<Result<(), Failed>>) -> Result<(), Failed> {
     thread.join().unwrap_or_else(|_| Err("the sending end panicked".into()))
-}
-
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// What an event takes in a node's frames to one Gateway, its share of the frame's head included.
@@ -188,25 +176,16 @@ async fn receive(
     let mut stream = connection.accept_uni().await?;
     // An event that has come in part.
     let mut part: Vec<u8> = Vec::with_capacity(bytes);
-    let (mut now, mut since_clock) = (Instant::now(), 0);
+    let mut clock = Clock::new();
     let mut take = |event: &[u8], now| {
         let n = event[..8].try_into().map_or(0, u64::from_le_bytes);
         own.iter().for_each(|number| receiver.take(*number, n, now));
     };
     loop {
-        let chunk = match stream.read_chunk(WRITE_BYTES_MAX, true).now_or_never() {
-            Some(chunk) if since_clock < CLOCK_EVERY => chunk?,
-            ready => {
-                let chunk = match ready {
-                    Some(chunk) => chunk?,
-                    None => stream.read_chunk(WRITE_BYTES_MAX, true).await?,
-                };
-                (now, since_clock) = (Instant::now(), 0);
-                chunk
-            }
-        };
+        let ready = stream.read_chunk(WRITE_BYTES_MAX, true).now_or_never();
+        let chunk = clock.take(ready, async || stream.read_chunk(WRITE_BYTES_MAX, true).await).await?;
         let Some(chunk) = chunk else { break };
-        since_clock += 1;
+        let now = clock.now;
         let mut rest = &chunk.bytes[..];
         if !part.is_empty() {
             let (missing, after) = rest.split_at(rest.len().min(bytes - part.len()));

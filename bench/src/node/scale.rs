@@ -57,23 +57,21 @@ impl Scale {
     }
 
     fn measure(&self, cases: &[Case]) -> Result<Vec<Row>, String> {
-        let mut rounds: Vec<Vec<Figures>> = cases.iter().map(|_| Vec::new()).collect();
-        for round in 0..self.turns.rounds {
-            for (case, rounds) in cases.iter().zip(&mut rounds) {
-                let figures = self.carry(case)?;
-                self.turns.talk(&format!(
-                    "  {} shards, {} live, {} idle, {} source, round {}: {:.0} events/s, p99 {} µs",
+        let rounds = self.turns.take(
+            cases,
+            |case| self.carry(case).map(Some),
+            |case, figures| {
+                format!(
+                    "{} shards, {} live, {} idle, {} source: {:.0} events/s, p99 {} µs",
                     case.count,
                     case.live,
                     case.idle,
                     case.source.name(),
-                    round + 1,
                     figures.events_per_s,
                     figures.p99_us
-                ));
-                rounds.push(figures);
-            }
-        }
+                )
+            },
+        )?;
         let profile = profile()?;
         let row = |(case, rounds): (&Case, Vec<Figures>)| {
             let row = Row {
