@@ -40,7 +40,7 @@ use layout::Layout;
 /// The name of the node's backend.
 pub(crate) const BACKEND: &str = "main";
 
-/// Written last, so that its end is everybody's end. Nobody's filter is met by chance: it has no field that one asks for.
+/// Written last, or last for now, so that its end is everybody's end. Nobody's filter is met by chance: it has no field that one asks for.
 const LAST: (&str, &str) = ("acme", "the-last-write");
 
 pub(crate) enum Source {
@@ -55,6 +55,8 @@ pub(crate) struct MongoDb {
     factory: EventFactory,
     /// Before everything.
     start: ResumeToken,
+    /// How often a last write was made: so often the history has one, and ends with it.
+    last_writes: usize,
     /// As the node connects, so that fail points can mean it alone.
     pub(crate) app_name: String,
 }
@@ -68,7 +70,7 @@ impl Source {
         let start = stream.resume_token().expect("a stream that was just opened tells where");
         let factory = EventFactory::new(EventOptions::new(Preset::Syntrix));
         let app_name = format!("{}_node", server.prefix);
-        Self::MongoDb(Box::new(MongoDb { server, layout, factory, start, app_name }))
+        Self::MongoDb(Box::new(MongoDb { server, layout, factory, start, last_writes: 0, app_name }))
     }
 
     /// The `[[backends]]` table of the node.
@@ -125,6 +127,7 @@ impl Source {
                     data: doc! { "is_last": true },
                 };
                 mongodb.write(vec![write]).await;
+                mongodb.last_writes += 1;
                 self.history(Path::new(""), lineage).await.last().expect("there is the last write").id
             }
         }
@@ -208,17 +211,16 @@ impl MongoDb {
             .full_document_before_change(FullDocumentBeforeChangeType::WhenAvailable)
             .await;
         let mut stream = stream.expect("the server opens a change stream").with_type::<Document>();
-        let mut events = Vec::new();
-        loop {
+        let (mut events, mut last_writes) = (Vec::new(), 0);
+        while last_writes < self.last_writes {
             let event = stream.next().await.expect("a change stream goes on").expect("the server is well by now");
             let is_last = event
                 .get_document("fullDocument")
                 .is_ok_and(|document| document.get_str("collection").is_ok_and(|name| name == LAST.1));
+            last_writes += usize::from(is_last);
             events.push(event);
-            if is_last {
-                return events;
-            }
         }
+        events
     }
 
     pub(crate) fn client(&self) -> &Client {
