@@ -1,12 +1,14 @@
 //! An allocator that counts, for a binary that declares it as its global one.
-#![allow(unsafe_code, reason = "an allocator is made of unsafe functions; each hands its arguments on to the system's")]
+#![allow(unsafe_code, reason = "an allocator is made of unsafe functions; each hands its arguments on to mimalloc's")]
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-/// The system's allocator, counted.
+use mimalloc::MiMalloc;
+
+/// The node's allocator, counted.
 #[derive(Debug)]
 pub struct Counting;
 
@@ -35,32 +37,32 @@ fn shrank(bytes: usize) {
     NOW_BYTES.fetch_sub(bytes, Relaxed);
 }
 
-// SAFETY: every function calls the system allocator's function of the same name with the same arguments and gives back what that
-// gave; so what the system allocator promises of memory, and asks of its caller, holds unchanged.
+// SAFETY: every function calls mimalloc's function of the same name with the same arguments and gives back what that
+// gave; so what mimalloc promises of memory, and asks of its caller, holds unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grew(layout.size());
         // SAFETY: the caller keeps to the contract of `alloc`.
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         grew(layout.size());
         // SAFETY: the caller keeps to the contract of `alloc_zeroed`.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { MiMalloc.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         shrank(layout.size());
         grew(size);
-        // SAFETY: the caller keeps to the contract of `realloc`; `memory` came from `System`, as all memory here does.
-        unsafe { System.realloc(memory, layout, size) }
+        // SAFETY: the caller keeps to the contract of `realloc`; `memory` came from `MiMalloc`, as all memory here does.
+        unsafe { MiMalloc.realloc(memory, layout, size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         shrank(layout.size());
-        // SAFETY: the caller keeps to the contract of `dealloc`; `memory` came from `System`, as all memory here does.
-        unsafe { System.dealloc(memory, layout) }
+        // SAFETY: the caller keeps to the contract of `dealloc`; `memory` came from `MiMalloc`, as all memory here does.
+        unsafe { MiMalloc.dealloc(memory, layout) }
     }
 }
 

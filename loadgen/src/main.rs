@@ -17,6 +17,10 @@ use loadgen::{
     profile::{self, Profile},
     run::{self, Options, SourceKind},
 };
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static HEAP: MiMalloc = MiMalloc;
 
 /// Load for a Streamer node at a set rate or flat out, with every delivery checked.
 #[derive(Debug, Parser)]

@@ -9,6 +9,10 @@
 use std::process::ExitCode;
 
 use bench::{Scenario, scenarios};
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static HEAP: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
