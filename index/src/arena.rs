@@ -1,6 +1,8 @@
 //! Storage for many small things by number: it grows by a chunk at a time, so that no step copies what is there, and gives chunks
 //! back that hold nothing any more.
 
+use crate::machine::prefetch;
+
 /// Things of a chunk. A power of two.
 const CHUNK: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 10;
@@ -150,6 +152,13 @@ impl<T: Vacant> Slots<T> {
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
         let chunk = self.chunks.get((number >> CHUNK_BITS) as usize)?;
         chunk.things.get(number as usize & (CHUNK - 1)).filter(|thing| !thing.is_vacant())
+    }
+
+    /// Announces a look at a number.
+    #[inline]
+    pub(crate) fn prefetch(&self, number: u32) {
+        let chunk = self.chunks.get((number >> CHUNK_BITS) as usize);
+        chunk.and_then(|chunk| chunk.things.get(number as usize & (CHUNK - 1))).into_iter().for_each(prefetch);
     }
 
     #[inline]

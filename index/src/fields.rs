@@ -1,11 +1,7 @@
-//! What a partition asks of the fields of its documents: a small open table from nodes to what is asked of their values.
-//!
-//! Invariants:
-//! - A field stands at the first free place from its own one on, around the end, as linear probing has it; so a search ends at the
-//!   first place that is free.
-//! - At least a quarter of the places is free.
+//! What a partition asks of the fields of its documents, by node.
 
 use crate::machine::prefetch;
+use crate::open::{Numbered, Open};
 use crate::paths::NO_NODE;
 use crate::places::Asks;
 
@@ -35,8 +31,6 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    const FREE: Field = Field { keys: 0, node: NO_NODE, start: 0, len: 0, asks: Asks::NONE };
-
     /// Whether a key of this tag may be there, as 0 or 1.
     #[inline(always)]
     pub(crate) fn may_have(&self, tag: u32) -> u64 {
@@ -58,14 +52,18 @@ impl Field {
     }
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Fields {
-    /// None, or a power of two.
-    places: Vec<Field>,
-    len: usize,
+impl Numbered for Field {
+    const FREE: &'static Field = &Field { keys: 0, node: NO_NODE, start: 0, len: 0, asks: Asks::NONE };
+
+    #[inline(always)]
+    fn number(&self) -> u32 {
+        self.node
+    }
 }
 
-const PLACES_MIN: usize = 4;
+#[derive(Debug, Default)]
+pub(crate) struct Fields(Open<Field>);
+
 /// Places of a cache line, and lines of them that are announced.
 const IN_LINE: usize = 4;
 const ANNOUNCED_MAX: usize = 4;
@@ -74,108 +72,46 @@ impl Fields {
     /// Announces that they will be looked at.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        self.places.chunks(IN_LINE).take(ANNOUNCED_MAX).for_each(|line| prefetch(&line[0]));
+        self.0.places().chunks(IN_LINE).take(ANNOUNCED_MAX).for_each(|line| prefetch(&line[0]));
     }
 
     /// What is asked of a node, if anything is.
     #[inline(always)]
     pub(crate) fn of(&self, node: u32) -> &Field {
-        let mut place = home(node);
-        let mask = self.places.len().wrapping_sub(1);
-        while let Some(field) = self.places.get(place & mask) {
-            if field.node == node || field.node == NO_NODE {
-                return field;
-            }
-            place += 1;
-        }
-        &Field::FREE
+        self.0.of(node)
     }
 
-    /// The place of a node's field, or that where it would stand.
-    fn place_of(&self, node: u32) -> usize {
-        let mask = self.places.len() - 1;
-        let mut place = home(node) & mask;
-        while self.places[place].node != node && self.places[place].node != NO_NODE {
-            place = (place + 1) & mask;
-        }
-        place
-    }
-
-    /// The field of a node, if there is one.
-    fn get_mut(&mut self, node: u32) -> Option<&mut Field> {
-        if self.places.is_empty() {
-            return None;
-        }
-        let place = self.place_of(node);
-        Some(&mut self.places[place]).filter(|field| field.node == node)
+    /// All nodes of which something is asked, and what.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, Asks)> {
+        self.0.all().map(|field| (field.node, field.asks))
     }
 
     /// Sets what is asked of a node, which has a field from now on, or none any more.
     pub(crate) fn set(&mut self, node: u32, asks: Asks) {
         if asks == Asks::NONE {
-            return self.remove(node);
+            return self.0.remove(node);
         }
-        if let Some(field) = self.get_mut(node) {
-            field.asks = asks.or(field.asks.only(Asks::FAR));
-            return;
+        match self.0.get_mut(node) {
+            Some(field) => field.asks = asks.or(field.asks.only(Asks::FAR)),
+            None => self.0.insert(Field { node, asks, ..*Field::FREE }),
         }
-        if (self.len + 1) * 4 > self.places.len() * 3 {
-            self.resize((self.places.len() * 2).max(PLACES_MIN));
-        }
-        self.len += 1;
-        self.put(Field { node, asks, ..Field::FREE });
-    }
-
-    fn put(&mut self, field: Field) {
-        let place = self.place_of(field.node);
-        self.places[place] = field;
-    }
-
-    fn remove(&mut self, node: u32) {
-        if self.get_mut(node).is_none() {
-            return;
-        }
-        let mask = self.places.len() - 1;
-        let mut free = self.place_of(node);
-        let mut next = (free + 1) & mask;
-        while self.places[next].node != NO_NODE {
-            let field = self.places[next];
-            // What may stand no earlier than behind the free place stays.
-            if next.wrapping_sub(home(field.node)) & mask >= next.wrapping_sub(free) & mask {
-                self.places[free] = field;
-                free = next;
-            }
-            next = (next + 1) & mask;
-        }
-        self.places[free] = Field::FREE;
-        self.len -= 1;
-        match self.len {
-            0 => *self = Fields::default(),
-            len if len * 8 < self.places.len() && self.places.len() > PLACES_MIN => self.resize(self.places.len() / 2),
-            _ => {}
-        }
-    }
-
-    fn resize(&mut self, places: usize) {
-        let old = std::mem::replace(&mut self.places, vec![Field::FREE; places]);
-        old.into_iter().filter(|field| field.node != NO_NODE).for_each(|field| self.put(field));
     }
 
     /// Notes a key at a node.
     pub(crate) fn add_key(&mut self, node: u32, tag: u32) {
-        if let Some(field) = self.get_mut(node) {
+        if let Some(field) = self.0.get_mut(node) {
             field.keys |= 1 << (tag >> 6 & 63);
         }
     }
 
     /// Lets the bits of all keys be these.
     pub(crate) fn set_keys(&mut self, bits: u64) {
-        self.places.iter_mut().for_each(|field| field.keys = bits);
+        self.0.places_mut().iter_mut().for_each(|field| field.keys = bits);
     }
 
     /// Notes where the ranges of numbers of a node are. What there are too many of for the field to tell is found without it.
     pub(crate) fn set_numbers(&mut self, node: u32, numbers: Numbers) {
-        let Some(field) = self.get_mut(node) else { return };
+        let Some(field) = self.0.get_mut(node) else { return };
         field.asks = field.asks.without(Asks::FAR);
         let (place, group) = match numbers {
             Numbers::Here(places) => (u16::try_from(places.start).ok().zip(u8::try_from(places.len()).ok()), None),
@@ -189,46 +125,27 @@ impl Fields {
     }
 }
 
-/// Where a node stands if it is free. Nodes are numbered one after the other, and mostly asked for together: multiplying by the golden
-/// ratio spreads such numbers evenly (Knuth, "The Art of Computer Programming", volume 3, section 6.4).
-#[inline(always)]
-fn home(node: u32) -> usize {
-    (node.wrapping_mul(0x9E37_79B9) >> 8) as usize
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
     use super::*;
     use crate::places::Use;
 
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
-        #[test]
-        fn finds_what_was_set(steps in prop::collection::vec((0..60_u32, any::<bool>()), 1..300)) {
-            let mut fields = Fields::default();
-            let mut model = BTreeMap::new();
-            for (node, comes) in steps {
-                if comes {
-                    fields.set(node, Asks::of(Use::Equal));
-                    fields.add_key(node, node << 6);
-                    model.insert(node, 1_u64 << node);
-                } else {
-                    fields.set(node, Asks::NONE);
-                    model.remove(&node);
-                }
-                prop_assert_eq!(fields.len, model.len());
-                prop_assert!(fields.len * 4 <= fields.places.len() * 3);
-                for node in 0..60 {
-                    let found = fields.of(node);
-                    let is_there = model.contains_key(&node);
-                    prop_assert_eq!(found.node, if is_there { node } else { NO_NODE });
-                    prop_assert_eq!(found.keys, model.get(&node).copied().unwrap_or(0));
-                }
-            }
-        }
+    #[test]
+    fn a_field_keeps_what_it_knows_when_more_is_asked() {
+        let mut fields = Fields::default();
+        let (equal, range) = (Asks::of(Use::Equal), Asks::of(Use::Range));
+        fields.set(7, equal);
+        fields.add_key(7, 3 << 6);
+        // Of a node that has no field there is nothing to note.
+        fields.add_key(8, 3 << 6);
+        fields.set_numbers(7, Numbers::Elsewhere);
+        fields.set(7, equal.or(range));
+        let field = fields.of(7);
+        assert_eq!((field.asks, field.may_have(3 << 6), field.may_have(4 << 6)), (equal.or(range).or(Asks::FAR), 1, 0));
+        fields.set_numbers(7, Numbers::Here(2..5));
+        assert_eq!((fields.of(7).asks, fields.of(7).ranges()), (equal.or(range), 2..5));
+        assert_eq!(fields.all().collect::<Vec<_>>(), [(7, equal.or(range))]);
+        fields.set(7, Asks::NONE);
+        assert_eq!((fields.of(7).asks, fields.all().count()), (Asks::NONE, 0));
     }
 }

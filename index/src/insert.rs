@@ -26,7 +26,7 @@ const ANY_PARTITION: u32 = u32::MAX;
 /// The record of predicates without an anchor.
 const ALWAYS: u32 = u32::MAX;
 /// The record of ranges that their partition names itself.
-const NEAR: u32 = u32::MAX - 1;
+pub(crate) const NEAR: u32 = u32::MAX - 1;
 /// More anchors than this take more memory and time to come and go than looking at the predicate for each document does.
 const ANCHORS_MAX: usize = 2_048;
 /// What is walked for nobody else yet costs every document of the partition something.
@@ -49,12 +49,12 @@ impl Index {
         let members = &mut self.partitions.get_mut(at).members;
         members.push(slot);
         let in_members = members.len() as u32 - 1;
-        self.entries.put(slot, Entry { partition: at, in_members, hang });
+        self.entries.put(slot, Entry::new(at, in_members, hang));
     }
 
     pub fn remove(&mut self, slot: u32) {
         let Some(entry) = self.entries.take(slot) else { return };
-        match entry.hang {
+        match entry.hang() {
             Hang::Sure { record, at } => {
                 self.unhang(entry.partition, record, Lane::Sure, at);
             }
@@ -103,7 +103,7 @@ impl Index {
 
     fn set_hang(&mut self, slot: u32, hang: Hang) {
         if let Some(entry) = self.entries.get_mut(slot) {
-            entry.hang = hang;
+            entry.set_hang(hang);
         }
     }
 
@@ -495,7 +495,7 @@ impl Index {
         let mut keys: Vec<(u32, u32)> = Vec::new();
         let key_of = |record: u32| (self.postings.record(record).node_class >> 8, self.postings.tag(record));
         for slot in &self.partitions.get(partition).members {
-            match self.entries.get(*slot).map(|entry| entry.hang) {
+            match self.entries.get(*slot).map(Entry::hang) {
                 Some(Hang::Sure { record, .. }) => keys.push(key_of(record)),
                 Some(Hang::Rest { rest }) => {
                     let records = self.rests.get(rest).anchors.iter().map(|anchor| anchor.record);

@@ -15,6 +15,7 @@
 //!   were asked about together.
 //! - No step is large: nothing is ever copied or rebuilt as a whole.
 
+mod announce;
 mod arena;
 mod evaluate;
 mod event;
@@ -25,6 +26,7 @@ mod key;
 mod machine;
 mod matching;
 mod near;
+mod open;
 mod paths;
 mod places;
 mod postings;
@@ -85,13 +87,15 @@ struct Bounds {
     at: u32,
 }
 
-/// A subscription, by its slot.
+/// A subscription, by its slot: a quarter of a cache line.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     partition: u32,
     /// Where it stands among the members of its partition.
     in_members: u32,
-    hang: Hang,
+    /// What it hangs on, in two numbers: see [`Entry::hang`].
+    what: u32,
+    at: u32,
 }
 
 /// What it hangs on.
@@ -115,11 +119,45 @@ enum Hang {
     Vacant,
 }
 
+/// In place of a place in a list, which is less: what else an entry hangs on.
+const REST: u32 = u32::MAX;
+const EVERYONE: u32 = u32::MAX - 1;
+const NEVER: u32 = u32::MAX - 2;
+const VACANT: u32 = u32::MAX - 3;
+
+impl Entry {
+    fn new(partition: u32, in_members: u32, hang: Hang) -> Self {
+        let mut entry = Entry { partition, in_members, ..Entry::VACANT };
+        entry.set_hang(hang);
+        entry
+    }
+
+    fn hang(&self) -> Hang {
+        match (self.what, self.at) {
+            (rest, REST) => Hang::Rest { rest },
+            (at, EVERYONE) => Hang::Everyone { at },
+            (_, NEVER) => Hang::Never,
+            (_, VACANT) => Hang::Vacant,
+            (record, at) => Hang::Sure { record, at },
+        }
+    }
+
+    fn set_hang(&mut self, hang: Hang) {
+        (self.what, self.at) = match hang {
+            Hang::Sure { record, at } => (record, at),
+            Hang::Rest { rest } => (rest, REST),
+            Hang::Everyone { at } => (at, EVERYONE),
+            Hang::Never => (0, NEVER),
+            Hang::Vacant => (0, VACANT),
+        };
+    }
+}
+
 impl Vacant for Entry {
-    const VACANT: Self = Entry { partition: 0, in_members: 0, hang: Hang::Vacant };
+    const VACANT: Self = Entry { partition: 0, in_members: 0, what: 0, at: VACANT };
 
     fn is_vacant(&self) -> bool {
-        self.hang == Hang::Vacant
+        self.at == VACANT
     }
 }
 
@@ -189,12 +227,12 @@ impl Index {
 
     /// Whether it is a subscription to all documents of its collection.
     pub fn is_to_everything(&self, slot: u32) -> bool {
-        self.entries.get(slot).is_some_and(|entry| matches!(entry.hang, Hang::Everyone { .. }))
+        self.entries.get(slot).is_some_and(|entry| matches!(entry.hang(), Hang::Everyone { .. }))
     }
 
     /// The predicate of a subscription, where it is still kept: it is for those that hang on a document's id.
     pub fn predicate(&self, slot: u32) -> Option<&Arc<Predicate>> {
-        match self.entries.get(slot)?.hang {
+        match self.entries.get(slot)?.hang() {
             Hang::Rest { rest } => self.rests.get(rest).predicate.as_ref(),
             _ => None,
         }
@@ -203,7 +241,7 @@ impl Index {
     /// Whether the subscription is bound to one document's id, so that a change of another document is none of its business.
     pub fn is_by_document(&self, slot: u32) -> bool {
         let Some(entry) = self.entries.get(slot) else { return false };
-        match entry.hang {
+        match entry.hang() {
             Hang::Never => true,
             Hang::Rest { rest } => {
                 let rest = self.rests.get(rest);
@@ -229,7 +267,7 @@ impl Index {
             let partition = self.partitions.get(entry.partition);
             assert_eq!(partition.members[entry.in_members as usize], slot, "members disagree with entry");
             members += 1;
-            match entry.hang {
+            match entry.hang() {
                 Hang::Sure { record, at } => {
                     let list = self.postings.items(&self.postings.record(record).sure);
                     assert_eq!(list.at(at), Some(slot), "a list disagrees with entry");

@@ -1,15 +1,14 @@
 //! Partitions: what is kept of one collection of one tenant.
 
-use std::collections::BTreeMap;
-
 use bytestring::ByteString;
 use smallvec::SmallVec;
 use wire::PlaceHash;
 
 use crate::fields::{Fields, Numbers};
-use crate::key::same;
+use crate::key::{PREFIX_MAX, same};
 use crate::machine::prefetch;
 use crate::near::Near;
+use crate::open::{Numbered, Open};
 use crate::paths::ID;
 
 /// What is asked of a value, as bits: one for each [`Use`], and [`Asks::FAR`].
@@ -106,8 +105,25 @@ pub(crate) struct Partition {
     pub(crate) in_tenant: u32,
     /// All subscriptions.
     pub(crate) members: Vec<u32>,
-    /// How often a node is used, by `node << 8 | use`.
-    uses: BTreeMap<u64, u32>,
+    uses: Open<Used>,
+}
+
+/// How often a node is used for something.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    /// See [`key`].
+    key: u32,
+    count: u32,
+}
+
+impl Numbered for Used {
+    /// No use has this number, for none is 255.
+    const FREE: &'static Self = &Used { key: u32::MAX, count: 0 };
+
+    #[inline(always)]
+    fn number(&self) -> u32 {
+        self.key
+    }
 }
 
 impl Default for Partition {
@@ -139,7 +155,7 @@ impl Partition {
             near: Near::default(),
             far_ranges: 0,
             members: Vec::new(),
-            uses: BTreeMap::new(),
+            uses: Open::default(),
         }
     }
 
@@ -149,6 +165,15 @@ impl Partition {
         prefetch(&self.place);
         prefetch(&self.fields);
         prefetch(&self.near);
+    }
+
+    /// The same of all of it.
+    pub(crate) fn prefetch_all(&self) {
+        self.prefetch();
+        prefetch(&self.everyone);
+        prefetch(&self.in_tenant);
+        prefetch(&self.members);
+        prefetch(&self.uses);
     }
 
     /// Whether anything may be asked of a node.
@@ -232,58 +257,63 @@ impl Partition {
 
     /// Nodes whose values are looked at, each once.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = u32> + '_ {
-        let mut last = None;
-        self.uses
-            .keys()
-            .filter(|key| **key & 0xFF != Use::Inner as u64)
-            .map(|key| (key >> 8) as u32)
-            .filter(move |node| last.replace(*node) != Some(*node))
+        let beside_inner = Asks::PROBES.or(Asks::of(Use::Rest));
+        self.fields.all().filter(move |(_, asks)| asks.any(beside_inner)).map(|(node, _)| node)
     }
 
     pub(crate) fn uses_for(&self, node: u32, (what, length): (Use, u8)) -> bool {
-        self.uses.contains_key(&key(node, what, length))
+        self.uses.of(key(node, what, length)).count > 0
+    }
+
+    /// Announces that a use will begin or end.
+    pub(crate) fn prefetch_use(&self, node: u32, what: Use) {
+        self.uses.prefetch(key(node, what, 0));
     }
 
     /// `length` is that of a prefix, else 0.
     pub(crate) fn add_use(&mut self, node: u32, what: Use, length: u8) {
-        let count = self.uses.entry(key(node, what, length)).or_insert(0);
-        *count += 1;
-        if *count == 1 {
-            self.is_walked = true;
-            self.ask(node);
-            self.ask_prefix(what as u8 + length);
+        let key = key(node, what, length);
+        if let Some(used) = self.uses.get_mut(key) {
+            used.count += 1;
+            return;
         }
+        self.uses.insert(Used { key, count: 1 });
+        self.is_walked = true;
+        self.ask(node, self.fields.of(node).asks.or(Asks::of(what)));
+        self.ask_prefix(key as u8);
     }
 
     pub(crate) fn remove_use(&mut self, node: u32, what: Use, length: u8) {
         let key = key(node, what, length);
-        let Some(count) = self.uses.get_mut(&key) else {
+        let Some(used) = self.uses.get_mut(key) else {
             debug_assert!(false, "a use of node {node} ends that never began");
             return;
         };
-        *count -= 1;
-        if *count == 0 {
-            self.uses.remove(&key);
-            self.is_walked = !self.uses.is_empty();
-            self.ask(node);
-            if what == Use::Prefix && self.uses.len() < USES_RECOUNTED_MAX {
-                self.prefix_lengths = 0;
-                let uses = std::mem::take(&mut self.uses);
-                uses.keys().for_each(|key| self.ask_prefix(*key as u8));
-                self.uses = uses;
-            }
+        used.count -= 1;
+        if used.count > 0 {
+            return;
+        }
+        self.uses.remove(key);
+        self.is_walked = self.uses.len() > 0;
+        let is_last = what != Use::Prefix || (0..=PREFIX_MAX).all(|length| !self.uses_for(node, (what, length as u8)));
+        if is_last {
+            self.ask(node, self.fields.of(node).asks.without(Asks::of(what)));
+        }
+        if what == Use::Prefix && self.uses.len() < USES_RECOUNTED_MAX {
+            self.prefix_lengths = 0;
+            let uses = std::mem::take(&mut self.uses);
+            uses.all().for_each(|used| self.ask_prefix(used.key as u8));
+            self.uses = uses;
         }
     }
 
-    /// Lets the field of a node be what its uses ask.
-    fn ask(&mut self, node: u32) {
-        let first = key(node, Use::Equal, 0);
-        let uses = self.uses.range(first..=first | 0xFF);
-        let asks = uses.fold(Asks::NONE, |asks, (key, _)| asks.or(Asks(1 << (*key as u8).min(Use::Prefix as u8))));
+    /// Lets this be asked of the field of a node.
+    fn ask(&mut self, node: u32, asks: Asks) {
+        let asks = asks.without(Asks::FAR);
         self.fields.set(node, asks);
         match asks {
             Asks::NONE if self.uses.len() < USES_RECOUNTED_MAX => {
-                self.nodes = self.uses.keys().fold(0, |nodes, key| nodes | 1 << ((key >> 8) % 64));
+                self.nodes = self.fields.all().fold(0, |nodes, (node, _)| nodes | 1 << (node % 64));
             }
             Asks::NONE => {}
             _ => self.nodes |= 1 << (node % 64),
@@ -304,6 +334,7 @@ impl Partition {
 
 const USES_RECOUNTED_MAX: usize = 256;
 
-fn key(node: u32, what: Use, length: u8) -> u64 {
-    u64::from(node) << 8 | u64::from(what as u8 + length)
+/// A node and what it is used for in one number. Of prefixes, each length is a use of its own.
+fn key(node: u32, what: Use, length: u8) -> u32 {
+    node << 8 | u32::from(what as u8 + length)
 }

@@ -105,6 +105,12 @@ impl Postings {
         self.table.prefetch(tag);
     }
 
+    /// Announces that a record will come or go.
+    #[inline]
+    pub(crate) fn prefetch_change(&self, tag: u32) {
+        self.table.prefetch_change(tag);
+    }
+
     /// False only where no key of this tag is there.
     #[inline]
     pub(crate) fn may_have(&self, tag: u32) -> bool {
@@ -162,7 +168,10 @@ impl Postings {
     /// The record of a key, given by the bytes of its payload, and its tag if it is new: then it has no items yet, and must get one.
     pub(crate) fn open(&mut self, at: At, bytes: &[u8]) -> (u32, Option<u32>) {
         let payload = Payload::of(bytes, &self.seeds);
-        if let Some(record) = self.find(at, payload, bytes) {
+        let tag = at.tag(payload, &self.seeds);
+        // What a new one changes is read while the old ones are looked through.
+        self.table.prefetch_change(tag);
+        if let Some(record) = self.table.find(tag, |record| self.is(record, at, payload, || bytes)) {
             return (record, None);
         }
         let kept = if payload.is_long() { payload.numbered(self.longs.insert(bytes.into())) } else { payload };
@@ -172,7 +181,6 @@ impl Postings {
             payload: kept,
             ..Record::default()
         });
-        let tag = at.tag(payload, &self.seeds);
         self.table.insert(tag, record);
         (record, Some(tag))
     }

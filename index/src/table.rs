@@ -49,8 +49,13 @@ impl Sieve {
     const EMPTY: Sieve = Sieve([0; SIEVE_WORDS]);
 
     #[inline(always)]
+    fn word(&self, tag: u32) -> &u64 {
+        &self.0[(tag >> 6) as usize % SIEVE_WORDS]
+    }
+
+    #[inline(always)]
     fn may_have(&self, tag: u32) -> bool {
-        self.0[(tag >> 6) as usize % SIEVE_WORDS] >> (tag % 64) & 1 == 1
+        self.word(tag) >> (tag % 64) & 1 == 1
     }
 
     fn add(&mut self, tag: u32) {
@@ -170,6 +175,17 @@ impl Table {
         if let Some(segment) = self.segment(tag) {
             prefetch(&segment.buckets[tag as usize % BUCKETS]);
         }
+    }
+
+    /// Announces that an entry will be put in or taken out.
+    #[inline]
+    pub(crate) fn prefetch_change(&self, tag: u32) {
+        let at = self.directory[self.place(tag)] as usize;
+        if let Some(segment) = &self.segments[at] {
+            prefetch(&segment.buckets[tag as usize % BUCKETS]);
+            prefetch(&segment.count);
+        }
+        prefetch(self.sieves[at].word(tag));
     }
 
     /// False only where there is nothing under this tag.

@@ -248,6 +248,8 @@ impl Model {
                     self.check(&std::mem::take(&mut waiting));
                     let slots: Vec<u32> = self.subscriptions.keys().copied().collect();
                     if let Some(slot) = slots.get(which % slots.len().max(1)) {
+                        // With some that stay, and some that aren't there.
+                        self.index.announce_removal(slot.saturating_sub(2)..slot + 2);
                         self.index.remove(*slot);
                         self.subscriptions.remove(slot);
                     }
@@ -255,9 +257,9 @@ impl Model {
             }
         }
         self.check(&waiting);
-        for slot in std::mem::take(&mut self.subscriptions).keys() {
-            self.index.remove(*slot);
-        }
+        let subscriptions = std::mem::take(&mut self.subscriptions);
+        self.index.announce_removal(subscriptions.keys().copied());
+        subscriptions.keys().for_each(|slot| self.index.remove(*slot));
         self.index.check_empty();
     }
 

@@ -64,6 +64,11 @@ impl Index {
         self.inner.insert(slot, tenant, collection, predicate);
     }
 
+    /// Announces that the subscriptions at these slots will be removed soon, which then takes less time.
+    pub(crate) fn announce_removal(&self, slots: impl Iterator<Item = u32> + Clone) {
+        self.inner.announce_removal(slots);
+    }
+
     pub(crate) fn remove(&mut self, slot: u32) {
         self.inner.remove(slot);
     }

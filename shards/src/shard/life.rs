@@ -189,7 +189,10 @@ impl Shard {
     /// Ends subscriptions. Their handles are told closed, and they no longer count unless others take their place.
     pub(super) fn end(&mut self, ids: Vec<SubId>, reason: CloseReason, out: &mut Vec<Output>) {
         let mut released: Vec<(GatewayId, SubscriptionKey)> = Vec::new();
-        for id in ids {
+        for (at, id) in ids.iter().copied().enumerate() {
+            if at % index::BATCH_MAX == 0 {
+                self.index.announce_removal(ids[at..].iter().take(index::BATCH_MAX).map(|id| id.slot));
+            }
             self.tell_closed(id, reason, out);
             let Some(sub) = self.subs.get(id) else { continue };
             let (id_gateway, owed) = (self.subs.gateway_of(sub), sub.owed > 0);
