@@ -338,3 +338,33 @@ const USES_RECOUNTED_MAX: usize = 256;
 fn key(node: u32, what: Use, length: u8) -> u32 {
     node << 8 | u32::from(what as u8 + length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_looked_at_as_long_as_it_is_used() {
+        let mut partition = Partition::default();
+        let nodes = |partition: &Partition| {
+            let mut nodes: Vec<u32> = partition.nodes().collect();
+            nodes.sort_unstable();
+            nodes
+        };
+        partition.add_use(5, Use::Rest, 0);
+        partition.add_use(6, Use::Inner, 0);
+        partition.add_use(7, Use::Prefix, 3);
+        partition.add_use(7, Use::Prefix, 9);
+        partition.add_use(7, Use::Prefix, 9);
+        assert_eq!(nodes(&partition), [5, 7]);
+        partition.remove_use(7, Use::Prefix, 3);
+        partition.remove_use(7, Use::Prefix, 9);
+        assert!(partition.uses_for(7, (Use::Prefix, 9)) && !partition.uses_for(7, (Use::Prefix, 3)));
+        assert_eq!((nodes(&partition), partition.prefix_lengths), (vec![5, 7], 1 << 8));
+        partition.remove_use(7, Use::Prefix, 9);
+        partition.remove_use(5, Use::Rest, 0);
+        assert!(nodes(&partition).is_empty() && partition.is_walked && partition.may_ask(6) && !partition.may_ask(7));
+        partition.remove_use(6, Use::Inner, 0);
+        assert!(!partition.is_walked && !partition.may_ask(6));
+    }
+}
