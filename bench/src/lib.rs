@@ -9,6 +9,7 @@
 pub mod compare;
 mod figures;
 pub mod filter;
+pub mod gateway;
 pub mod heap;
 pub mod indexes;
 pub mod ingest;
@@ -53,6 +54,7 @@ pub fn scenarios() -> Vec<Named> {
         filter::scenarios(),
         indexes::scenarios(),
         shard::scenarios(),
+        gateway::scenarios(),
         ring::scenarios(),
         predicates::scenarios(),
     ]

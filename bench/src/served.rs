@@ -145,7 +145,9 @@ impl Served {
             let mut last_seq = None;
             while let Some(message) = decoder.next().expect("what a shard writes can be read") {
                 match &message {
-                    Delivery::Events(entries) => last_seq = entries.last().map(|entry| entry.seq).or(last_seq),
+                    Delivery::Events(events) => {
+                        last_seq = events.iter().next_back().map(|entry| entry.seq).or(last_seq)
+                    }
                     Delivery::Bound(_) => {}
                     other => panic!("nothing should go wrong here: {other:?}"),
                 }

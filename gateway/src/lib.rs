@@ -29,10 +29,14 @@
 //!   the node. Where that can't be, [`AppEvent::Gap`] or [`AppEvent::Resync`] says so, per subscription.
 //! - **Once**: what a subscription has had is dropped by its position, without a memory of ids. After a restart of the
 //!   application: nothing at or below the positions that it kept.
-//! - **Done means done.** An item is done when the next one is asked for, or with [`GatewayBuilder::manual_ack`] when
+//! - **Done means done.** An item is done when the next one is asked for (with [`Gateway::next_many`]: when more are), or with [`GatewayBuilder::manual_ack`] when
 //!   [`Event::ack`] says so. The node keeps what is not done, and [`GatewayHandle::positions`] never runs ahead of it.
 //! - **A slow application slows only itself**: what waits is bounded, and beyond that the shard is not read from. Requests
 //!   and acks go on meanwhile.
+//!
+//! # Many changes a second
+//! [`Gateway::next_many`] gives what is there at once, and costs a fraction of as many [`Gateway::next`]. A [`Change`] shares the message that it came in
+//! with up to a hundred others: to keep one for long, keep what [`Change::detached`] gives.
 //!
 //! # Going on after a restart
 //! Keep [`GatewayHandle::positions`] with what you made of the changes, and give it to [`GatewayBuilder::resume_from`].

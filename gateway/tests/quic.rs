@@ -15,8 +15,8 @@ use quinn::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use streamer_gateway::{
-    AppEvent, Certainty, Error, ErrorCode, Gateway, GatewayBuilder, Operation, Position, Positions, SavedPositions,
-    Subscription, SubscriptionKey, TerminalError, Transition,
+    AppEvent, Certainty, Error, ErrorCode, Event, Gateway, GatewayBuilder, Operation, Position, Positions,
+    SavedPositions, Subscription, SubscriptionKey, TerminalError, Transition,
 };
 use wire::{
     Ack, BackendId, Bound, Decoder, Delivery, Epoch, EventEntry, Handle, Hello, Lineage, Message, Registration, Reply,
@@ -145,7 +145,7 @@ impl Peer {
     }
 
     async fn event(&mut self, seq: u64, time: u64) {
-        self.deliver(Delivery::Events(vec![entry(seq, time)])).await;
+        self.deliver(Delivery::Events(vec![entry(seq, time)].into())).await;
     }
 
     /// Takes and accepts a subscribe request.
@@ -258,6 +258,63 @@ async fn connects_subscribes_receives_acks_and_closes() {
 }
 
 #[tokio::test]
+async fn many_are_taken_at_once_and_done_when_more_is_asked_for() {
+    let node = Node::start();
+    let (mut gateway, mut peer) = node.live(node.builder()).await;
+    peer.deliver(Delivery::Events((1..=5).map(|seq| entry(seq, 10 + seq)).collect())).await;
+    while gateway.status().queued_items < 5 {
+        tokio::task::yield_now().await;
+    }
+    let time = |event: &Event| match &event.what {
+        AppEvent::Change(change) => change.cluster_time(),
+        other => panic!("{other:?}"),
+    };
+    let mut events = Vec::new();
+    assert_eq!(gateway.next_many(&mut events, 3).await, 3);
+    assert_eq!(events.iter().map(time).collect::<Vec<_>>(), [11, 12, 13]);
+    assert_eq!(gateway.positions_of(&key("s")), Some(at(10)), "none is done yet");
+    // One by one they can be done earlier.
+    events.remove(0).ack();
+    assert_eq!(gateway.positions_of(&key("s")), Some(at(11)));
+
+    // What there is, though there is room for more; it is appended.
+    assert_eq!(gateway.next_many(&mut events, 100).await, 2);
+    assert_eq!(events.iter().map(time).collect::<Vec<_>>(), [12, 13, 14, 15]);
+    assert_eq!(gateway.positions_of(&key("s")), Some(at(13)), "the first three are done, the others are not");
+    peer.acked(|ack| ack == Ack { received: 5, done: 3 }).await;
+
+    // Waits for the next, and is done with all before it.
+    let (count, ()) = tokio::join!(gateway.next_many(&mut events, 100), async { peer.event(6, 16).await });
+    assert_eq!((count, time(&events[4])), (1, 16));
+    assert_eq!(gateway.positions_of(&key("s")), Some(at(15)));
+    tokio::select! {
+        biased;
+        next = gateway.next() => panic!("{next:?}"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(gateway.positions_of(&key("s")), Some(at(16)), "asking is enough, whether or not something comes");
+    gateway.close().await;
+}
+
+#[tokio::test]
+async fn many_by_hand_are_done_when_they_are_acked() {
+    let node = Node::start();
+    let (mut gateway, mut peer) = node.live(node.builder().manual_ack()).await;
+    peer.deliver(Delivery::Events((1..=3).map(|seq| entry(seq, 10 + seq)).collect())).await;
+    while gateway.status().queued_items < 3 {
+        tokio::task::yield_now().await;
+    }
+    let mut events = Vec::new();
+    assert_eq!(gateway.next_many(&mut events, 2).await, 2);
+    assert_eq!(gateway.next_many(&mut events, 2).await, 1);
+    for (place, done) in [(1, 10), (0, 12), (0, 13)] {
+        events.remove(place).ack();
+        assert_eq!(gateway.positions_of(&key("s")), Some(at(done)));
+    }
+    peer.acked(|ack| ack == Ack { received: 3, done: 3 }).await;
+}
+
+#[tokio::test]
 async fn the_last_ack_arrives_before_the_end() {
     let node = Node::start();
     let (mut gateway, mut peer) = node.live(node.builder().manual_ack()).await;
@@ -286,7 +343,7 @@ async fn goes_on_after_a_lost_connection_without_repeating() {
         targets: vec![Target { handle: Handle(4), ..entry(1, 1).targets[0] }],
         ..entry(seq, time)
     };
-    peer.deliver(Delivery::Events(vec![for_handle(1, 11), for_handle(2, 12)])).await;
+    peer.deliver(Delivery::Events(vec![for_handle(1, 11), for_handle(2, 12)].into())).await;
     assert!(matches!(gateway.next().await.unwrap().what, AppEvent::Live { .. }));
     assert_eq!(time_of_next(&mut gateway).await, 12);
     let counters = gateway.status().counters;
@@ -475,7 +532,7 @@ async fn a_slow_application_is_felt_by_the_shard_and_by_nothing_else() {
             let document = rawdoc! { "text": "x".repeat(DOCUMENT_BYTES) }.into_bytes();
             let mut buffer = BytesMut::new();
             let entry = EventEntry { document, ..entry(seq, 10 + seq) };
-            wire::encode_delivery(&Delivery::Events(vec![entry]), &mut buffer);
+            wire::encode_delivery(&Delivery::Events(vec![entry].into()), &mut buffer);
             delivery.write_chunk(buffer.freeze()).await.unwrap();
         }
         delivery
@@ -517,7 +574,7 @@ async fn a_message_larger_than_queue_and_window_comes_through() {
     let (mut gateway, mut peer) = node.live(node.builder().queue_bytes_max(1)).await;
     let document = rawdoc! { "text": "x".repeat(12 << 20) }.into_bytes();
     let writing = async {
-        peer.deliver(Delivery::Events(vec![EventEntry { document, ..entry(1, 11) }])).await;
+        peer.deliver(Delivery::Events(vec![EventEntry { document, ..entry(1, 11) }].into())).await;
         peer.event(2, 12).await;
     };
     let reading = async {

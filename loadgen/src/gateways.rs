@@ -13,7 +13,7 @@ use std::{
 
 use futures::FutureExt;
 use streamer::control::Topology;
-use streamer_gateway::{AppEvent, Gateway, SavedPositions};
+use streamer_gateway::{AppEvent, Event, Gateway, SavedPositions};
 use tokio::time::timeout;
 use workload::Latency;
 
@@ -120,6 +120,9 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Deliveries between two looks at the clock, when they come one right after another. A look takes as long as checking one does.
 const CLOCK_EVERY: u32 = 8;
 
+/// Items that are taken at once, by who isn't slow on purpose.
+const MANY: usize = 64;
+
 /// When what was taken last arrived.
 #[derive(Debug)]
 pub struct Clock {
@@ -134,16 +137,25 @@ impl Clock {
 
     /// The next item: `ready`, if there is one, else what `wait` gives. The clock is looked at after every wait, and now and then without.
     pub async fn take<T>(&mut self, ready: Option<T>, wait: impl AsyncFnOnce() -> T) -> T {
-        let is_due = ready.is_none() || self.since_look >= CLOCK_EVERY;
-        let item = match ready {
-            Some(item) => item,
-            None => wait().await,
-        };
+        match ready {
+            Some(item) => {
+                self.count();
+                item
+            }
+            None => {
+                let item = wait().await;
+                *self = Self::new();
+                item
+            }
+        }
+    }
+
+    /// Another item, without a wait.
+    pub fn count(&mut self) {
         self.since_look += 1;
-        if is_due {
+        if self.since_look > CLOCK_EVERY {
             *self = Self::new();
         }
-        item
     }
 }
 
@@ -302,19 +314,29 @@ async fn stay(
     let mut rhythm = Rhythm { habits, is_first: index == 0, turn: 0 };
     rhythm.skip(&common.schedule, Instant::now());
     let mut clock = Clock::new();
+    let limit = if rhythm.is_slow() { 1 } else { MANY };
+    let mut events: Vec<Event> = Vec::with_capacity(limit);
+    let mut place = 0;
     loop {
-        let ready = gateway.next().now_or_never().map(Ok);
-        let event = match clock.take(ready, async || timeout(LOOK_EVERY, gateway.next()).await).await {
-            Ok(event) => event,
-            Err(_) if common.is_over() => break,
-            Err(_) => continue,
-        };
-        let Some(event) = event else {
-            let error = gateway.error().map(|error| error.to_string()).unwrap_or_default();
-            receiver.received.breaks.push(format!("gateway-{index} has ended: {error}"));
-            break;
-        };
-        match &event.what {
+        if place == events.len() {
+            events.clear();
+            place = 0;
+            let ready = gateway.next_many(&mut events, limit).now_or_never().map(Ok);
+            let next = async || timeout(LOOK_EVERY, gateway.next_many(&mut events, limit)).await;
+            match clock.take(ready, next).await {
+                Ok(0) => {
+                    let error = gateway.error().map(|error| error.to_string()).unwrap_or_default();
+                    receiver.received.breaks.push(format!("gateway-{index} has ended: {error}"));
+                    break;
+                }
+                Ok(_) => {}
+                Err(_) if common.is_over() => break,
+                Err(_) => continue,
+            }
+        } else {
+            clock.count();
+        }
+        match &events[place].what {
             AppEvent::Change(change) => {
                 let n = match base {
                     Some(base) => change.id().time.saturating_sub(base),
@@ -337,11 +359,12 @@ async fn stay(
             AppEvent::CaughtUp { .. } => {}
             other => receiver.received.breaks.push(format!("gateway-{index}: {other:?}")),
         }
+        place += 1;
         match rhythm.next(&common.schedule, clock.now, left == 0) {
             None => {}
             Some(Turn::Pause(pause)) => tokio::time::sleep(pause).await,
             Some(Turn::Leave) => {
-                event.ack();
+                events.drain(..place).for_each(Event::ack);
                 // Dropped without a word, as if the process were gone.
                 return Ok(Some(gateway.positions()));
             }
@@ -366,6 +389,11 @@ enum Turn {
 }
 
 impl Rhythm {
+    /// Whether each change takes its time.
+    fn is_slow(&self) -> bool {
+        self.is_first && self.habits.slow.is_some()
+    }
+
     fn turns(&self, schedule: &Schedule, now: Instant) -> u32 {
         let every = match self.habits {
             Habits { reconnect_every: Some(every), .. } => every,
@@ -383,7 +411,7 @@ impl Rhythm {
 
     /// What to do now, after a change. Nobody leaves who isn't wholly there, nor once the load is over.
     fn next(&mut self, schedule: &Schedule, now: Instant, is_there: bool) -> Option<Turn> {
-        if let Some(pause) = self.habits.slow.filter(|_| self.is_first) {
+        if let Some(pause) = self.habits.slow.filter(|_| self.is_slow()) {
             return Some(Turn::Pause(pause));
         }
         let turns = self.turns(schedule, now);

@@ -11,8 +11,8 @@ use bytes::{BufMut, BytesMut};
 
 use crate::{
     EventEntry, EventId, Operation, Target,
-    body::{Body, BodyError, Read},
     codec::{HEADER_BYTES, MAX_FRAME_BODY_BYTES, close_frame, delivery, open_frame},
+    events::ENTRY_LENGTH_BYTES,
 };
 
 /// An [`EventEntry`] that borrows.
@@ -54,6 +54,21 @@ impl<'a> From<&'a EventEntry> for EventEntryRef<'a> {
             document_id: &entry.document_id,
             targets: &entry.targets,
             document: &entry.document,
+        }
+    }
+}
+
+impl From<EventEntryRef<'_>> for EventEntry {
+    fn from(entry: EventEntryRef<'_>) -> Self {
+        Self {
+            seq: entry.seq,
+            id: entry.id,
+            operation: entry.operation,
+            tenant: entry.tenant.to_owned(),
+            collection: entry.collection.to_owned(),
+            document_id: entry.document_id.to_vec(),
+            targets: entry.targets.to_vec(),
+            document: entry.document.to_vec(),
         }
     }
 }
@@ -146,6 +161,11 @@ impl EventsEncoder<'_> {
     /// Entries pushed so far.
     pub fn entries(&self) -> usize {
         self.entries
+    }
+
+    /// The body so far.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.buffer[self.start + HEADER_BYTES..]
     }
 
     /// Bytes of the body so far, to end a batch by.
@@ -277,38 +297,6 @@ impl Few {
     }
 }
 
-/// The entries of a body.
-pub(crate) fn decode_events(mut body: &[u8]) -> Result<Vec<EventEntry>, BodyError> {
-    let mut entries = Vec::new();
-    while !body.is_empty() {
-        let Some((length, rest)) = body.split_first_chunk::<ENTRY_LENGTH_BYTES>() else {
-            return Err(BodyError::Rule(format!("{} bytes where an entry's length needs 4", body.len())));
-        };
-        let length = u32::from_le_bytes(*length) as usize;
-        let Some((entry, rest)) = rest.split_at_checked(length) else {
-            return Err(BodyError::Rule(format!("an entry of {length} bytes where {} are left", rest.len())));
-        };
-        entries.push(decode_entry(&mut Body::new(entry))?);
-        body = rest;
-    }
-    Ok(entries)
-}
-
-fn decode_entry(body: &mut Body<'_>) -> Result<EventEntry, BodyError> {
-    let (seq, targets, id, operation) = (Read::read(body)?, Read::read(body)?, Read::read(body)?, Read::read(body)?);
-    Ok(EventEntry {
-        seq,
-        targets,
-        id,
-        operation,
-        tenant: Read::read(body)?,
-        collection: Read::read(body)?,
-        document_id: body.bytes()?.to_vec(),
-        document: body.bytes()?.to_vec(),
-    })
-}
-
-const ENTRY_LENGTH_BYTES: usize = 4;
 /// A marker and the bytes of a `u64`.
 const INT_BYTES_MAX: usize = 9;
 /// A handle, which is a `u32`, and two enums.

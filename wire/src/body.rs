@@ -1,7 +1,9 @@
-//! Reading the fields of a body.
+//! Reading the fields of a body. That of `Events` is read in [`crate::events`].
 //!
 //! bincode decodes whatever has a fixed size. Texts and lists are read here, because bincode allocates what a length asks for
 //! before it looks whether the bytes are there: nothing here allocates more than the body holds.
+
+use std::borrow::Cow;
 
 use bincode::{
     BorrowDecode, Decode,
@@ -14,10 +16,9 @@ use bincode::{
 };
 
 use crate::{
-    Ack, Bound, Capabilities, CloseReason, Delivery, Epoch, ErrorCode, GapReason, Handle, Hello, Operation, Position,
+    Ack, Bound, Capabilities, CloseReason, Delivery, Epoch, ErrorCode, Events, GapReason, Handle, Hello, Position,
     Positions, Registration, Reply, Request, RequestId, ResyncReason, ShardAddress, SlotTable, SubscribeItem,
-    SubscribeResult, SubscriptionKey, Target, Welcome,
-    batch::decode_events,
+    SubscribeResult, SubscriptionKey, Welcome,
     codec::{ack, delivery, reply, request},
 };
 
@@ -52,7 +53,7 @@ pub trait Message: Sized + sealed::Sealed {
 
     /// `kind` is one that [`Message::name`] knows. Bytes after the last known field are ignored.
     #[doc(hidden)]
-    fn decode(kind: u8, body: &[u8]) -> Result<Self, BodyError>;
+    fn decode(kind: u8, body: Cow<'_, [u8]>) -> Result<Self, BodyError>;
 }
 
 mod sealed {
@@ -77,8 +78,8 @@ impl Message for Request {
         })
     }
 
-    fn decode(kind: u8, body: &[u8]) -> Result<Self, BodyError> {
-        let body = &mut Body::new(body);
+    fn decode(kind: u8, body: Cow<'_, [u8]>) -> Result<Self, BodyError> {
+        let body = &mut Body::new(&body);
         Ok(match kind {
             request::HELLO => {
                 let version = u16::read(body)?;
@@ -111,8 +112,8 @@ impl Message for Reply {
         })
     }
 
-    fn decode(kind: u8, body: &[u8]) -> Result<Self, BodyError> {
-        let body = &mut Body::new(body);
+    fn decode(kind: u8, body: Cow<'_, [u8]>) -> Result<Self, BodyError> {
+        let body = &mut Body::new(&body);
         Ok(match kind {
             reply::WELCOME => Self::Welcome(Box::new(Read::read(body)?)),
             reply::SUBSCRIBED => Self::Subscribed { request: Read::read(body)?, results: Read::read(body)? },
@@ -132,8 +133,8 @@ impl Message for Ack {
         (kind == ack::ACK).then_some("Ack")
     }
 
-    fn decode(_: u8, body: &[u8]) -> Result<Self, BodyError> {
-        Read::read(&mut Body::new(body))
+    fn decode(_: u8, body: Cow<'_, [u8]>) -> Result<Self, BodyError> {
+        Read::read(&mut Body::new(&body))
     }
 }
 
@@ -155,10 +156,12 @@ impl Message for Delivery {
         })
     }
 
-    fn decode(kind: u8, bytes: &[u8]) -> Result<Self, BodyError> {
-        let body = &mut Body::new(bytes);
+    fn decode(kind: u8, body: Cow<'_, [u8]>) -> Result<Self, BodyError> {
+        if kind == delivery::EVENTS {
+            return Ok(Self::Events(Events::read(body.into())?));
+        }
+        let body = &mut Body::new(&body);
         Ok(match kind {
-            delivery::EVENTS => Self::Events(decode_events(bytes)?),
             delivery::BOUND => Self::Bound(Box::new(Read::read(body)?)),
             delivery::HEARTBEAT => Self::Heartbeat { last_seq: Read::read(body)?, positions: Read::read(body)? },
             delivery::GAP => Self::Gap {
@@ -192,11 +195,6 @@ pub(crate) struct Body<'a>(DecoderImpl<SliceReader<'a>, Configuration, ()>);
 impl<'a> Body<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self(DecoderImpl::new(SliceReader::new(bytes), CONFIG, ()))
-    }
-
-    /// A length, then so many bytes.
-    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
-        BorrowDecode::borrow_decode(&mut self.0)
     }
 
     fn text(&mut self) -> Result<&'a str, DecodeError> {
@@ -244,13 +242,11 @@ left_to_bincode!(
     ErrorCode,
     GapReason,
     Handle,
-    Operation,
     Position,
     Registration,
     RequestId,
     ResyncReason,
     SlotTable,
-    Target,
 );
 
 macro_rules! field_by_field {

@@ -6,10 +6,11 @@
 //!
 //! Invariants of [`Decoder`]:
 //! - What it holds never exceeds what it was fed, and of one message never more than `max_body_bytes` and a frame's header.
-//! - No length that it reads makes it allocate: it is compared with what is there first.
+//! - No length that it reads makes it allocate: it makes room for a few times of what is there, however much is to come.
+//! - A body is copied once. Nothing that was pushed is held on to once more is asked for, so no message keeps a packet alive.
 //! - After an error nothing more is decoded. The stream has no place to go on from.
 
-use std::marker::PhantomData;
+use std::{borrow::Cow, marker::PhantomData};
 
 use bincode::{
     Encode,
@@ -20,7 +21,6 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{
     Ack, Delivery, ErrorCode, Reply, Request,
-    batch::{EventEntryRef, begin_events},
     body::{BodyError, CONFIG, Message},
 };
 
@@ -38,13 +38,14 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// Largest body that a shard takes before it knows who speaks: a hello is small.
 pub const MAX_HELLO_BODY_BYTES: usize = 64 * 1024;
 
+/// Room for so many times of what has come is made for a body that comes in pieces: packets of a frame are many, and each time that room is
+/// made all that came before is copied.
+const GROWTH: usize = 4;
+
 /// Type of a frame whose body goes on in the next frame.
 pub const MORE: u8 = 0x00;
 
 const LENGTH_BYTES: usize = 4;
-
-/// Room that a decoder keeps while nothing waits in it.
-const IDLE_BUFFER_BYTES: usize = 64 * 1024;
 
 // A length must fit its field, and one full frame must fit into a message.
 const _: () = assert!(MAX_FRAME_BODY_BYTES < u32::MAX as usize);
@@ -150,10 +151,11 @@ pub fn encode_ack(message: &Ack, buffer: &mut BytesMut) {
 /// Appends the message's frames to `buffer`. An `Events` without entries leaves nothing.
 pub fn encode_delivery(message: &Delivery, buffer: &mut BytesMut) {
     match message {
-        Delivery::Events(entries) => {
-            let mut events = begin_events(buffer);
-            entries.iter().for_each(|entry| events.push(&EventEntryRef::from(entry)));
-            events.finish();
+        Delivery::Events(events) if events.is_empty() => {}
+        Delivery::Events(events) => {
+            let start = open_frame(buffer);
+            buffer.extend_from_slice(events.body());
+            close_frame(buffer, start, delivery::EVENTS, MAX_FRAME_BODY_BYTES);
         }
         Delivery::Bound(bound) => frame(buffer, delivery::BOUND, bound.as_ref()),
         Delivery::Heartbeat { last_seq, positions } => frame(buffer, delivery::HEARTBEAT, (last_seq, positions)),
@@ -176,10 +178,14 @@ pub fn encode_delivery(message: &Delivery, buffer: &mut BytesMut) {
 /// message and the longest piece that it is fed.
 #[derive(Debug)]
 pub struct Decoder<M> {
-    /// Bytes that came and are not decoded, from a frame's first byte on.
-    buffer: BytesMut,
-    /// Bodies of the frames of type [`MORE`] that came for the message.
-    partial: BytesMut,
+    /// What came last, as far as it was not looked at.
+    piece: Bytes,
+    /// Of the frame that is being read, `header_bytes` of which have come.
+    header: [u8; HEADER_BYTES],
+    header_bytes: usize,
+    /// What has come of the message's body: of its frames of type [`MORE`], and from `frame_start` on of the present frame.
+    body: Vec<u8>,
+    frame_start: usize,
     /// Whether a frame of type [`MORE`] came that no frame with a message's type has followed yet.
     continued: bool,
     max_body_bytes: usize,
@@ -191,8 +197,11 @@ impl<M: Message> Decoder<M> {
     /// `max_body_bytes` bounds a message's body, all its frames together. More than [`MAX_BODY_BYTES`] is taken for that.
     pub fn new(max_body_bytes: usize) -> Self {
         Self {
-            buffer: BytesMut::new(),
-            partial: BytesMut::new(),
+            piece: Bytes::new(),
+            header: [0; HEADER_BYTES],
+            header_bytes: 0,
+            body: Vec::new(),
+            frame_start: 0,
             continued: false,
             max_body_bytes: max_body_bytes.min(MAX_BODY_BYTES),
             failed: None,
@@ -207,24 +216,18 @@ impl<M: Message> Decoder<M> {
 
     /// Appends bytes of the stream.
     pub fn feed(&mut self, bytes: &[u8]) {
-        if self.failed.is_none() {
-            self.buffer.extend_from_slice(bytes);
-        }
+        self.push(Bytes::copy_from_slice(bytes));
     }
 
-    /// Appends bytes of the stream, without a copy where nobody else holds them and nothing waits before them.
+    /// Appends bytes of the stream, without a copy where what was pushed before has been decoded as far as it goes.
     pub fn push(&mut self, bytes: Bytes) {
         if self.failed.is_some() {
             return;
         }
-        if self.buffer.is_empty() {
-            match bytes.try_into_mut() {
-                Ok(owned) => self.buffer = owned,
-                Err(shared) => self.buffer.extend_from_slice(&shared),
-            }
-        } else {
-            self.buffer.extend_from_slice(&bytes);
-        }
+        self.piece = match self.piece.is_empty() {
+            true => bytes,
+            false => [&self.piece[..], &bytes].concat().into(),
+        };
     }
 
     /// The next whole message. `None`: more bytes are needed. The first error is given again at every later call.
@@ -235,78 +238,91 @@ impl<M: Message> Decoder<M> {
         }
         self.decode_next().inspect_err(|error| {
             self.failed = Some(error.clone());
-            self.buffer = BytesMut::new();
-            self.partial = BytesMut::new();
+            self.piece = Bytes::new();
+            self.body = Vec::new();
         })
     }
 
     /// Whether no part of a message is waiting for its rest. A stream that ends elsewhere was cut.
     pub fn is_between_messages(&self) -> bool {
-        self.buffer.is_empty() && !self.continued
+        self.piece.is_empty() && self.header_bytes == 0 && !self.continued
     }
 
     fn decode_next(&mut self) -> Result<Option<M>, WireError> {
         loop {
-            let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
-            let length = u32::from_le_bytes(*length) as usize;
-            let Some(body_bytes) = length.checked_sub(1) else {
-                return Err(WireError::Malformed {
-                    message: "frame",
-                    reason: "length 0 has no room for a type".into(),
-                });
+            let Some((kind, body_bytes)) = self.header()? else {
+                self.piece = Bytes::new();
+                return Ok(None);
             };
-            if body_bytes > MAX_FRAME_BODY_BYTES {
-                return Err(WireError::FrameTooLarge { len: body_bytes, max: MAX_FRAME_BODY_BYTES });
-            }
-            if self.partial.len() + body_bytes > self.max_body_bytes {
-                return Err(WireError::FrameTooLarge {
-                    len: self.partial.len() + body_bytes,
-                    max: self.max_body_bytes,
-                });
-            }
-            let Some(&kind) = self.buffer.get(LENGTH_BYTES) else { return Ok(None) };
             let known = M::name(kind);
             if known.is_none() && kind != MORE && !M::FROM_SERVER {
                 return Err(WireError::UnknownType { kind });
             }
-            let end = LENGTH_BYTES + length;
-            if self.buffer.len() < end {
-                return Ok(None);
-            }
-            let body = &self.buffer[HEADER_BYTES..end];
-            if kind == MORE {
-                self.partial.extend_from_slice(body);
-                self.continued = true;
-                self.consume(end);
-                continue;
-            }
-            let decoded = match known {
-                None => None,
-                Some(name) if self.continued => {
-                    self.partial.extend_from_slice(body);
-                    Some(decode_body(name, kind, &self.partial)?)
+            let missing = body_bytes - (self.body.len() - self.frame_start);
+            let is_here = missing <= self.piece.len();
+            let Some(name) = known.filter(|_| is_here && self.body.is_empty()) else {
+                let next = missing.min(self.piece.len());
+                if self.body.capacity() - self.body.len() < next {
+                    self.body.reserve_exact(missing.min(GROWTH * (self.body.len() + next)));
                 }
-                Some(name) => Some(decode_body(name, kind, body)?),
+                self.body.extend_from_slice(&self.piece[..next]);
+                self.piece.advance(next);
+                if !is_here {
+                    self.piece = Bytes::new();
+                    return Ok(None);
+                }
+                self.header_bytes = 0;
+                if kind == MORE {
+                    self.continued = true;
+                    self.frame_start = self.body.len();
+                    continue;
+                }
+                let body = self.end_message();
+                match known {
+                    Some(name) => return decode_body(name, kind, body.into()).map(Some),
+                    None => continue,
+                }
             };
-            self.consume(end);
-            self.partial = BytesMut::new();
-            self.continued = false;
-            if decoded.is_some() {
-                return Ok(decoded);
-            }
+            self.header_bytes = 0;
+            self.end_message();
+            let message = decode_body(name, kind, Cow::Borrowed(&self.piece[..missing]))?;
+            self.piece.advance(missing);
+            return Ok(Some(message));
         }
     }
 
-    /// Drops a decoded frame. An idle stream keeps no room of the size of the largest message that it carried.
-    fn consume(&mut self, bytes: usize) {
-        self.buffer.advance(bytes);
-        if self.buffer.is_empty() && self.buffer.capacity() > IDLE_BUFFER_BYTES {
-            self.buffer = BytesMut::new();
+    /// Type and bytes of the body of the frame that is being read, once they have come and are allowed.
+    fn header(&mut self) -> Result<Option<(u8, usize)>, WireError> {
+        let next = self.piece.len().min(HEADER_BYTES - self.header_bytes);
+        self.header[self.header_bytes..][..next].copy_from_slice(&self.piece[..next]);
+        self.piece.advance(next);
+        self.header_bytes += next;
+        // The length alone is enough to refuse what is too long.
+        if self.header_bytes < LENGTH_BYTES {
+            return Ok(None);
         }
+        let [a, b, c, d, kind] = self.header;
+        let Some(body_bytes) = (u32::from_le_bytes([a, b, c, d]) as usize).checked_sub(1) else {
+            return Err(WireError::Malformed { message: "frame", reason: "length 0 has no room for a type".into() });
+        };
+        if body_bytes > MAX_FRAME_BODY_BYTES {
+            return Err(WireError::FrameTooLarge { len: body_bytes, max: MAX_FRAME_BODY_BYTES });
+        }
+        if self.frame_start + body_bytes > self.max_body_bytes {
+            return Err(WireError::FrameTooLarge { len: self.frame_start + body_bytes, max: self.max_body_bytes });
+        }
+        Ok((self.header_bytes == HEADER_BYTES).then_some((kind, body_bytes)))
+    }
+
+    /// The body of the message that ends here. No room for it is kept.
+    fn end_message(&mut self) -> Vec<u8> {
+        self.frame_start = 0;
+        self.continued = false;
+        std::mem::take(&mut self.body)
     }
 }
 
-fn decode_body<M: Message>(name: &'static str, kind: u8, body: &[u8]) -> Result<M, WireError> {
+fn decode_body<M: Message>(name: &'static str, kind: u8, body: Cow<'_, [u8]>) -> Result<M, WireError> {
     M::decode(kind, body).map_err(|error| match error {
         BodyError::Version(version) => WireError::UnsupportedVersion { version, supported: crate::PROTOCOL_VERSION },
         BodyError::Bytes(error) => WireError::Malformed { message: name, reason: error.to_string() },

@@ -3,6 +3,7 @@
 pub mod batch;
 mod body;
 mod codec;
+mod events;
 mod message;
 mod position;
 mod slot;
@@ -13,6 +14,7 @@ pub use codec::{
     Decoder, HEADER_BYTES, MAX_BODY_BYTES, MAX_FRAME_BODY_BYTES, MAX_HELLO_BODY_BYTES, MORE, WireError, encode_ack,
     encode_delivery, encode_reply, encode_request,
 };
+pub use events::Events;
 pub use message::*;
 pub use position::{BackendId, BadPosition, EventId, Lineage, Position, Positions};
 pub use slot::{PlaceHash, SLOTS, SlotTable};

@@ -9,7 +9,7 @@ use std::fmt;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{EventId, Position, Positions, SlotTable};
+use crate::{EventId, Events, Position, Positions, SlotTable};
 
 /// ALPN of the protocol.
 pub const ALPN: &[u8] = b"streamer/1";
@@ -68,7 +68,7 @@ pub struct Capabilities {
 }
 
 /// What a Gateway subscribes to.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Serialize, Deserialize)]
 pub struct SubscribeItem {
     pub key: SubscriptionKey,
     pub collection: String,
@@ -89,7 +89,7 @@ pub struct SubscribeItem {
 }
 
 /// Gateway to shard, on the control stream.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Serialize, Deserialize)]
 pub enum Request {
     /// First message of a session, and only there.
     Hello(Hello),
@@ -264,10 +264,10 @@ pub struct Ack {
 }
 
 /// Shard to Gateway, on the delivery stream: whatever has a place in the order.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
-    /// Events in the order of their `seq`. Encoded by hand, see [`crate::batch`]; this is the decoded form.
-    Events(Vec<EventEntry>),
+    /// Encoded by hand, see [`crate::batch`]; this is the decoded form.
+    Events(Events),
     /// The handle stands for this subscription from here on.
     Bound(Box<Bound>),
     /// All sent before this is all there is up to these positions, for every handle that is bound and isn't catching up.
@@ -286,7 +286,7 @@ pub enum Delivery {
     GoAway { within_ms: u32, reason: ErrorCode },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Serialize, Deserialize)]
 pub struct Bound {
     pub handle: Handle,
     pub key: SubscriptionKey,
@@ -297,7 +297,8 @@ pub struct Bound {
     pub leaves: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+/// An entry of [`Events`] by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventEntry {
     /// 1, 2, 3 … within the session.
     pub seq: u64,

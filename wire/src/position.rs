@@ -6,8 +6,9 @@
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
-use bincode::{Decode, Encode};
+use bincode::{Decode, Encode, enc::Encoder, error::EncodeError};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A configured backend, by a hash of its name, so that it means the same on every node and after every restart.
@@ -90,8 +91,12 @@ impl FromStr for Position {
 
 /// Positions of several backends: at most one for each. A subscription's place is such a list, since its collection may be
 /// fed by more than one backend.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-pub struct Positions(Vec<Position>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Position>", into = "Vec<Position>")]
+pub struct Positions(SmallVec<[Position; BACKENDS_AT_HAND]>);
+
+/// Most subscriptions are fed by one backend.
+const BACKENDS_AT_HAND: usize = 1;
 
 impl Positions {
     pub fn get(&self, backend: BackendId) -> Option<&Position> {
@@ -109,9 +114,10 @@ impl Positions {
     /// Moves forward to `position`. An earlier one in the same history changes nothing; another lineage replaces what was
     /// there, since the old history is over.
     pub fn advance(&mut self, position: Position) {
-        let keep = self.get(position.backend).is_some_and(|have| position.is_covered_by(have));
-        if !keep {
-            self.set(position);
+        match self.0.iter_mut().find(|have| have.backend == position.backend) {
+            Some(have) if position.is_covered_by(have) => {}
+            Some(have) => *have = position,
+            None => self.0.push(position),
         }
     }
 
@@ -130,6 +136,24 @@ impl Positions {
 
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+}
+
+impl From<Vec<Position>> for Positions {
+    fn from(positions: Vec<Position>) -> Self {
+        Self(positions.into())
+    }
+}
+
+impl From<Positions> for Vec<Position> {
+    fn from(positions: Positions) -> Self {
+        positions.0.into_vec()
+    }
+}
+
+impl Encode for Positions {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.as_slice().encode(encoder)
     }
 }
 

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use wire::{Bound, Certainty, CloseReason, Delivery, EventEntry, GapReason, Handle, Position, Positions, ResyncReason};
+use wire::{
+    Bound, Certainty, CloseReason, Delivery, EventEntryRef, Events, GapReason, Handle, Position, Positions,
+    ResyncReason,
+};
 
 use super::{
     AppEvent, Change, GatewayCore, SessionId,
+    event::Message,
     fifo::{Effect, Entry, State},
     session::{Floor, Session},
     subscriptions::{NO_FLOORS, Phase, Subscription, SubscriptionRef},
@@ -65,11 +69,7 @@ impl GatewayCore {
 
     fn take(&mut self, session: &mut Session, delivery: Delivery) -> Result<After, Violation> {
         match delivery {
-            Delivery::Events(entries) => {
-                for entry in entries {
-                    self.event(session, entry)?;
-                }
-            }
+            Delivery::Events(events) => self.events(session, events)?,
             Delivery::Bound(bound) => return self.bound(session, *bound),
             Delivery::Heartbeat { last_seq, positions } => self.heartbeat(session, last_seq, positions)?,
             Delivery::Gap { seq, position, reason, handles } => self.gap(session, seq, position, reason, &handles)?,
@@ -87,13 +87,34 @@ impl GatewayCore {
         Ok(After::Nothing)
     }
 
-    fn event(&mut self, session: &mut Session, entry: EventEntry) -> Result<(), Violation> {
-        let seq = count(session, entry.seq)?;
+    fn events(&mut self, session: &mut Session, events: Events) -> Result<(), Violation> {
+        let bytes = events.bytes();
+        let message = Arc::new(Message { partition: session.partition(), mapping: Arc::clone(&self.mapping), events });
+        let mut last_item = None;
+        let outcome =
+            (0..message.events.len()).try_for_each(|entry| self.event(session, &message, entry, &mut last_item));
+        // All of them share the message, so it is there until the last of them is done.
+        if let Some(item) = last_item.and_then(|number| self.fifo.get_mut(number)) {
+            item.bytes += bytes;
+            session.queued_bytes += bytes;
+        }
+        outcome
+    }
+
+    /// `last_item` becomes the number of the last item that comes of the entry, if any does.
+    fn event(
+        &mut self,
+        session: &mut Session,
+        message: &Arc<Message>,
+        entry: usize,
+        last_item: &mut Option<u64>,
+    ) -> Result<(), Violation> {
+        let events = &message.events;
+        let seq = count(session, events.seq(entry))?;
         self.counters.received += 1;
-        let position = entry.id;
-        let entry = Arc::new(entry);
+        let position = events.id(entry);
         let mut pushed = false;
-        for target in &entry.targets {
+        for target in events.targets(entry) {
             let reference = subscription_of(session, target.handle)?;
             let Some(subscription) = self.subscriptions.get_mut(reference).filter(|s| s.is_open()) else {
                 self.counters.unwanted_dropped += 1;
@@ -103,10 +124,11 @@ impl GatewayCore {
                 self.counters.duplicates_dropped += 1;
                 continue;
             }
-            subscription.handed.advance(position);
+            // It is not covered, so this is to advance.
+            subscription.handed.set(position);
             let mut certainty = target.certainty;
             if certainty == Certainty::Unverified {
-                match subscription.verdict(&entry, &self.mapping) {
+                match subscription.verdict(&events.get(entry), &self.mapping) {
                     Verdict::Matched => certainty = Certainty::Matched,
                     Verdict::Unknown => {}
                     Verdict::Dropped => {
@@ -117,16 +139,15 @@ impl GatewayCore {
             }
             let change = Change {
                 subscription: Arc::clone(&subscription.key),
-                partition: session.partition(),
+                message: Arc::clone(message),
+                // A message has fewer entries than bytes.
+                entry: entry as u32,
                 transition: target.transition,
                 certainty,
-                entry: Arc::clone(&entry),
-                mapping: Arc::clone(&self.mapping),
             };
-            // The document is shared by all that it goes to.
-            let bytes = ITEM_BYTES + if pushed { 0 } else { entry_bytes(&entry) };
             pushed = true;
-            self.put(session, reference, AppEvent::Change(change), bytes, Effect::Advance(position));
+            *last_item = Some(self.fifo.next_number());
+            self.put(session, reference, AppEvent::Change(change), Effect::Advance(position));
         }
         self.complete(session, seq, pushed);
         Ok(())
@@ -189,14 +210,14 @@ impl GatewayCore {
                     live_from: live_from.clone(),
                 };
                 self.counters.resyncs += 1;
-                let effect = Effect::Replace { positions: live_from.clone(), floor_version };
-                self.put(session, reference, event, ITEM_BYTES, effect);
+                let effect = Effect::replace(live_from.clone(), floor_version);
+                self.put(session, reference, event, effect);
             }
         }
         let Some(subscription) = self.subscriptions.get_mut(reference) else { return Ok(After::Nothing) };
         subscription.begin_at(&live_from);
         let event = AppEvent::Live { subscription: Arc::clone(&subscription.key), live_from, leaves };
-        self.put(session, reference, event, ITEM_BYTES, Effect::None);
+        self.put(session, reference, event, Effect::None);
         Ok(After::MayBeRemoved(reference))
     }
 
@@ -207,7 +228,7 @@ impl GatewayCore {
         }
         self.floor_version += 1;
         session.handed_floor = Floor { positions: positions.clone(), version: self.floor_version };
-        let effect = Effect::Floor { positions, version: self.floor_version };
+        let effect = Effect::Floor(Box::new(Floor { positions, version: self.floor_version }));
         self.enqueue(Entry::mark(session.id, 0, effect));
         Ok(())
     }
@@ -236,7 +257,7 @@ impl GatewayCore {
             let event = AppEvent::Gap { subscription: Arc::clone(&subscription.key), reason, position };
             self.counters.gaps += 1;
             pushed = true;
-            self.put(session, reference, event, ITEM_BYTES, Effect::Advance(position));
+            self.put(session, reference, event, Effect::Advance(position));
         }
         self.complete(session, seq, pushed);
         Ok(())
@@ -262,8 +283,8 @@ impl GatewayCore {
                 AppEvent::Resync { subscription: Arc::clone(&subscription.key), reason, live_from: live_from.clone() };
             self.counters.resyncs += 1;
             pushed = true;
-            let effect = Effect::Replace { positions: live_from, floor_version };
-            self.put(session, reference, event, ITEM_BYTES, effect);
+            let effect = Effect::replace(live_from, floor_version);
+            self.put(session, reference, event, effect);
         }
         self.complete(session, seq, pushed);
         Ok(())
@@ -282,7 +303,7 @@ impl GatewayCore {
             subscription.handed_version = NO_FLOORS;
             self.counters.catch_ups += 1;
             let event = AppEvent::CatchingUp { subscription: Arc::clone(&subscription.key) };
-            self.put(session, reference, event, ITEM_BYTES, Effect::CatchingUp);
+            self.put(session, reference, event, Effect::CatchingUp);
         }
         Ok(())
     }
@@ -300,7 +321,7 @@ impl GatewayCore {
             subscription.handed_version = floor_version;
             self.counters.caught_up += 1;
             let event = AppEvent::CaughtUp { subscription: Arc::clone(&subscription.key) };
-            self.put(session, reference, event, ITEM_BYTES, Effect::CaughtUp { floor_version });
+            self.put(session, reference, event, Effect::CaughtUp { floor_version });
         }
         Ok(())
     }
@@ -336,27 +357,20 @@ impl GatewayCore {
             self.enqueue(entry);
         } else {
             let event = AppEvent::Closed { subscription: key, reason };
-            self.put(session, reference, event, ITEM_BYTES, Effect::End);
+            self.put(session, reference, event, Effect::End);
         }
         Ok(After::Nothing)
     }
 
     /// Queues an item of this session. Its `seq` is set by [`GatewayCore::complete`].
-    fn put(
-        &mut self,
-        session: &mut Session,
-        subscription: SubscriptionRef,
-        event: AppEvent,
-        bytes: usize,
-        effect: Effect,
-    ) {
-        session.queued_bytes += bytes;
+    fn put(&mut self, session: &mut Session, subscription: SubscriptionRef, event: AppEvent, effect: Effect) {
+        session.queued_bytes += ITEM_BYTES;
         self.enqueue(Entry {
             event: Some(event),
             subscription: Some(subscription),
             session: session.id,
             seq: 0,
-            bytes,
+            bytes: ITEM_BYTES,
             effect,
             state: State::Waiting,
         });
@@ -384,7 +398,7 @@ impl Subscription {
         self.handed.covers(position) || by_floor && floor.positions.covers(position)
     }
 
-    fn verdict(&mut self, entry: &EventEntry, mapping: &predicate::Mapping) -> Verdict {
+    fn verdict(&mut self, entry: &EventEntryRef<'_>, mapping: &predicate::Mapping) -> Verdict {
         let Some(item) = &self.item else { return Verdict::Unknown };
         self.verifier.get_or_insert_with(|| Verifier::new(item, mapping)).verdict(entry)
     }
@@ -405,11 +419,7 @@ fn subscription_of(session: &Session, handle: Handle) -> Result<SubscriptionRef,
     session.handles.get(&handle).copied().ok_or_else(|| format!("handle {} is not bound", handle.0))
 }
 
-fn entry_bytes(entry: &EventEntry) -> usize {
-    entry.document.len() + entry.document_id.len() + entry.tenant.len() + entry.collection.len()
-}
-
-/// What an item takes beside its document, by and large.
+/// What an item takes beside the message that it came in, by and large.
 const ITEM_BYTES: usize = 256;
 
 /// Deliveries that may overtake the welcome, which travels in another stream.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bson::{Bson, Document, RawBson, RawDocument};
 use predicate::Mapping;
 use wire::{
-    Certainty, CloseReason, ErrorCode, EventEntry, EventId, GapReason, Operation, Position, Positions, ResyncReason,
-    SubscriptionKey, Transition,
+    Certainty, CloseReason, ErrorCode, EventEntry, EventId, Events, GapReason, Operation, Position, Positions,
+    ResyncReason, SubscriptionKey, Transition,
 };
 
 /// One item towards the application, in the order of the stream it came from.
@@ -74,15 +74,24 @@ impl AppEvent {
     }
 }
 
-/// A change of a document that a subscription asked for. Cheap to clone: the document is shared.
+/// A change of a document that a subscription asked for. Cheap to clone: it shares what came in one message with it, which is at most a hundred
+/// changes. To keep it for long, take [`Change::detached`].
 #[derive(Clone, Debug)]
 pub struct Change {
     pub(super) subscription: Arc<SubscriptionKey>,
-    pub(super) partition: u16,
+    pub(super) message: Arc<Message>,
+    /// Its place in the message.
+    pub(super) entry: u32,
     pub(super) transition: Transition,
     pub(super) certainty: Certainty,
-    pub(super) entry: Arc<EventEntry>,
+}
+
+/// What changes that came together share.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) partition: u16,
     pub(super) mapping: Arc<Mapping>,
+    pub(super) events: Events,
 }
 
 impl Change {
@@ -90,13 +99,25 @@ impl Change {
         &self.subscription
     }
 
+    fn place(&self) -> usize {
+        self.entry as usize
+    }
+
+    /// The same, which shares nothing with others and so keeps nothing of theirs in memory.
+    pub fn detached(&self) -> Self {
+        let events = [EventEntry::from(self.message.events.get(self.place()))].into_iter().collect();
+        let Message { partition, ref mapping, .. } = *self.message;
+        let message = Arc::new(Message { partition, mapping: Arc::clone(mapping), events });
+        Self { subscription: Arc::clone(&self.subscription), message, entry: 0, ..*self }
+    }
+
     /// The same change has the same id however often, and through whichever node or shard, it is read.
     pub fn id(&self) -> EventId {
-        self.entry.id
+        self.message.events.id(self.place())
     }
 
     pub fn operation(&self) -> Operation {
-        self.entry.operation
+        self.message.events.operation(self.place())
     }
 
     pub fn transition(&self) -> Transition {
@@ -108,21 +129,21 @@ impl Change {
     }
 
     pub fn tenant(&self) -> &str {
-        &self.entry.tenant
+        self.message.events.tenant(self.place())
     }
 
     pub fn collection(&self) -> &str {
-        &self.entry.collection
+        self.message.events.collection(self.place())
     }
 
     /// The document's id as it came: one byte of BSON type, then the BSON value.
     pub fn document_id_bytes(&self) -> &[u8] {
-        &self.entry.document_id
+        self.message.events.document_id(self.place())
     }
 
     /// The document's id in its own type. `None` where it is not known.
     pub fn document_id(&self) -> Option<Bson> {
-        let value = predicate::raw_of_stored_id(&self.entry.document_id)?;
+        let value = predicate::raw_of_stored_id(self.document_id_bytes())?;
         Bson::try_from(RawBson::from(value)).ok()
     }
 
@@ -138,34 +159,35 @@ impl Change {
     /// The image that matched, as it is stored: after the change for `enter` and `update`, before it for `leave`. `None`
     /// where no image is known.
     pub fn document(&self) -> Option<&RawDocument> {
-        if self.entry.document.is_empty() {
+        let document = self.message.events.document(self.place());
+        if document.is_empty() {
             return None;
         }
-        RawDocument::from_bytes(&self.entry.document).ok()
+        RawDocument::from_bytes(document).ok()
     }
 
     /// What filters and expressions see of [`Change::document`]: the user's fields, and the system's beside them.
     pub fn flat(&self) -> Option<Document> {
-        Some(self.mapping.flat_view(self.document()?))
+        Some(self.mapping().flat_view(self.document()?))
     }
 
     /// How documents of this node are laid out.
     pub fn mapping(&self) -> &Mapping {
-        &self.mapping
+        &self.message.mapping
     }
 
     /// Number of this change in the session it came in.
     pub fn seq(&self) -> u64 {
-        self.entry.seq
+        self.message.events.seq(self.place())
     }
 
     /// The shard it came from.
     pub fn partition(&self) -> u16 {
-        self.partition
+        self.message.partition
     }
 
     /// The source's time of the change. For MongoDB: seconds in the high 32 bits, increment in the low 32 bits.
     pub fn cluster_time(&self) -> u64 {
-        self.entry.id.time
+        self.id().time
     }
 }

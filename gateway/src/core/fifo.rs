@@ -2,14 +2,15 @@
 //!
 //! Invariants:
 //! - Entries leave at the front only, and only when done. So an entry takes effect once all before it are done.
-//! - Entries before `handed` have been given to the application or needed no giving; those from there on wait.
+//! - Entries before `handed` have been given to the application or needed no giving; those from there on wait, and `waiting` of them hold an
+//!   event.
 //! - A token is the entry's number since the beginning; `base` is the number of the front entry.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use wire::{Position, Positions};
 
-use super::{SessionId, event::AppEvent, subscriptions::SubscriptionRef};
+use super::{SessionId, event::AppEvent, session::Floor, subscriptions::SubscriptionRef};
 
 /// Names an item given to the application until it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,16 +22,10 @@ pub(super) enum Effect {
     None,
     /// The subscription is done up to here.
     Advance(Position),
-    /// The subscription begins anew here. Heartbeats up to this version are no longer about it.
-    Replace {
-        positions: Positions,
-        floor_version: u64,
-    },
+    /// The subscription begins anew at these positions. Heartbeats up to this version are no longer about it.
+    Replace(Box<Floor>),
     /// What a heartbeat said, for all subscriptions of its session that were bound before.
-    Floor {
-        positions: Positions,
-        version: u64,
-    },
+    Floor(Box<Floor>),
     /// Heartbeats after this one are not about the subscription.
     CatchingUp,
     /// Those after this version are again.
@@ -39,6 +34,12 @@ pub(super) enum Effect {
     },
     /// The subscription has ended.
     End,
+}
+
+impl Effect {
+    pub(super) fn replace(positions: Positions, floor_version: u64) -> Self {
+        Self::Replace(Box::new(Floor { positions, version: floor_version }))
+    }
 }
 
 #[derive(Debug)]
@@ -76,7 +77,10 @@ pub(super) struct Fifo {
     entries: VecDeque<Entry>,
     base: u64,
     handed: usize,
-    /// The number of each session's last entry, be it that this has left.
+    waiting: usize,
+    /// The session of the entry that was pushed last.
+    last: Option<SessionId>,
+    /// The number of the last entry of each other session, be it that this has left.
     last_of: BTreeMap<SessionId, u64>,
 }
 
@@ -88,28 +92,47 @@ impl Entry {
 }
 
 impl Fifo {
+    #[inline]
     pub(super) fn push(&mut self, entry: Entry) {
         // Marks without an effect of their own pile up on idle applications and busy duplicates: one of a session is enough, where nothing
         // of that session stands behind it. What stands there of others is none of its business: whatever it speaks of was bound in its
         // session, which is an entry before it, and so are the items that came of it in sessions before.
         if entry.is_plain_mark()
-            && let Some(last) = self.last_of.get(&entry.session).and_then(|number| number.checked_sub(self.base))
+            && let Some(last) = self.last_number(entry.session).and_then(|number| number.checked_sub(self.base))
             && let Some(last) = self.entries.get_mut(last as usize).filter(|last| last.is_plain_mark())
         {
             last.seq = last.seq.max(entry.seq);
-            if let Effect::Floor { .. } = entry.effect {
+            if let Effect::Floor(_) = entry.effect {
                 last.effect = entry.effect;
             }
             return;
         }
         debug_assert!(entry.event.is_some() || entry.state == State::Done, "what nobody sees can't wait");
-        self.last_of.insert(entry.session, self.base + self.entries.len() as u64);
+        if self.last != Some(entry.session)
+            && let Some(before) = self.last.replace(entry.session)
+        {
+            self.last_of.insert(before, self.next_number().wrapping_sub(1));
+        }
+        self.waiting += usize::from(entry.event.is_some());
         self.entries.push_back(entry);
+    }
+
+    /// The number of the entry that is pushed next.
+    pub(super) fn next_number(&self) -> u64 {
+        self.base + self.entries.len() as u64
+    }
+
+    fn last_number(&self, session: SessionId) -> Option<u64> {
+        match self.last == Some(session) {
+            true => self.next_number().checked_sub(1),
+            false => self.last_of.get(&session).copied(),
+        }
     }
 
     /// Nothing more comes of this session.
     pub(super) fn forget_session(&mut self, session: SessionId) {
         self.last_of.remove(&session);
+        self.last = self.last.filter(|last| *last != session);
     }
 
     /// Gives the last entry its session's count.
@@ -117,6 +140,11 @@ impl Fifo {
         if let Some(last) = self.entries.back_mut() {
             last.seq = seq;
         }
+    }
+
+    /// The entry of this number.
+    pub(super) fn get_mut(&mut self, number: u64) -> Option<&mut Entry> {
+        self.entries.get_mut(number.checked_sub(self.base)? as usize)
     }
 
     /// The next item that waits for the application.
@@ -127,7 +155,7 @@ impl Fifo {
         while let Some(entry) = self.entries.get_mut(self.handed) {
             match entry.subscription.map_or(Fate::Wanted, &mut fate) {
                 Fate::Wanted => {}
-                Fate::Unwanted => entry.event = None,
+                Fate::Unwanted => self.waiting -= usize::from(entry.event.take().is_some()),
                 Fate::HeldBack if entry.event.is_some() => return None,
                 Fate::HeldBack => {}
             }
@@ -135,6 +163,7 @@ impl Fifo {
             self.handed += 1;
             match entry.event.take() {
                 Some(event) => {
+                    self.waiting -= 1;
                     entry.state = if event.is_notice() { State::Done } else { State::Handed };
                     return Some((token, entry.subscription, event));
                 }
@@ -152,6 +181,18 @@ impl Fifo {
         }
     }
 
+    /// The same of all items up to this one that are out.
+    pub(super) fn done_up_to(&mut self, token: Token) {
+        let Some(place) = token.0.checked_sub(self.base).and_then(|place| usize::try_from(place).ok()) else { return };
+        let out = self.handed.min(place.saturating_add(1));
+        self.entries.range_mut(..out).for_each(|entry| entry.state = State::Done);
+    }
+
+    /// Whether [`Fifo::pop_done`] would give the front entry for being done.
+    pub(super) fn is_front_done(&self) -> bool {
+        self.entries.front().is_some_and(|front| front.state == State::Done)
+    }
+
     /// The front entry, if it is done or nobody has to see it. To be called until it gives `None`.
     pub(super) fn pop_done(&mut self, mut wanted: impl FnMut(SubscriptionRef) -> bool) -> Option<Entry> {
         let front = self.entries.front()?;
@@ -161,7 +202,9 @@ impl Fifo {
         }
         self.base += 1;
         self.handed = self.handed.saturating_sub(1);
-        self.entries.pop_front()
+        let front = self.entries.pop_front();
+        self.waiting -= usize::from(front.as_ref().is_some_and(|front| front.event.is_some()));
+        front
     }
 
     /// Whether the next item that waits for the application is held back.
@@ -177,7 +220,7 @@ impl Fifo {
 
     /// Whether nothing is left to give out.
     pub(super) fn is_drained(&self) -> bool {
-        self.entries.iter().skip(self.handed).all(|entry| entry.event.is_none())
+        self.waiting == 0
     }
 }
 
@@ -187,6 +230,6 @@ impl Entry {
             && self.subscription.is_none()
             && self.state == State::Done
             && self.bytes == 0
-            && matches!(self.effect, Effect::None | Effect::Floor { .. })
+            && matches!(self.effect, Effect::None | Effect::Floor(_))
     }
 }

@@ -66,7 +66,7 @@ impl GatewayCore {
         link.session = Some(id);
         let address = link.address.clone();
         let ready_by = self.now.after(after_ms + connect_ms(link.failures));
-        self.sessions.insert(id, Session::new(id, place, ready_by));
+        self.sessions.insert(id, Box::new(Session::new(id, place, ready_by)));
         self.outputs.push_back(Output::Connect { session: id, partition, address, after_ms });
     }
 
@@ -136,7 +136,9 @@ impl GatewayCore {
         let after_ms = backoff_ms(failures, &mut self.jitter);
         match session.place {
             Place::Any => self.make_contact(after_ms),
-            Place::Shard(_) if failures >= LOST_AFTER_FAILURES && !self.sessions.values().any(Session::is_ready) => {
+            Place::Shard(_)
+                if failures >= LOST_AFTER_FAILURES && !self.sessions.values().any(|session| session.is_ready()) =>
+            {
                 // The node may have come back elsewhere, or with fewer shards.
                 let waiting: Vec<SessionId> = self.sessions.keys().copied().collect();
                 for waiting in waiting {
@@ -156,7 +158,7 @@ impl GatewayCore {
     }
 
     /// Forgets a session, and keeps of it what its subscriptions need.
-    fn drop_session(&mut self, id: SessionId, close: Option<(Option<ErrorCode>, String)>) -> Option<Session> {
+    fn drop_session(&mut self, id: SessionId, close: Option<(Option<ErrorCode>, String)>) -> Option<Box<Session>> {
         let session = self.sessions.remove(&id)?;
         self.fifo.forget_session(id);
         self.left_bytes += session.queued_bytes;

@@ -3,12 +3,13 @@
 //!
 //! Call protocol:
 //! - [`GatewayCore::new`], then take outputs with [`GatewayCore::poll_output`] until there is none; the same after every
-//!   [`GatewayCore::handle`] and [`GatewayCore::next_event`].
+//!   [`GatewayCore::handle`], [`GatewayCore::next_event`] and [`GatewayCore::done_up_to`].
 //! - [`Output::Connect`] names the session. Answer it with [`Input::Connected`], then feed [`Input::Reply`] and
 //!   [`Input::Delivery`] in the order of their streams, and end it with [`Input::Disconnected`]. What comes for a session
 //!   that is over is ignored.
 //! - Before reading more of a delivery stream ask [`GatewayCore::wants_delivery`]; after a "no" wait for [`Output::Resume`].
-//! - [`GatewayCore::next_event`] gives the application's next item; [`Input::Done`] says that it is done with one.
+//! - [`GatewayCore::next_event`] gives the application's next item; [`Input::Done`] says that it is done with one, and
+//!   [`GatewayCore::done_up_to`] with all up to one.
 //! - [`Input::Tick`] at [`GatewayCore::next_deadline`] or soon after it.
 //!
 //! Invariants:
@@ -196,7 +197,7 @@ pub struct GatewayCore {
     /// First contact, and what is gone back to when no shard can be reached where it was.
     contact: Link,
     contact_next: usize,
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: BTreeMap<SessionId, Box<Session>>,
     next_session: u64,
     next_request: u64,
     subscriptions: Subscriptions,
@@ -288,8 +289,16 @@ impl GatewayCore {
             self.subscriptions.release_key(subscription);
         }
         self.counters.handed += 1;
-        self.settle();
+        if self.fifo.is_front_done() {
+            self.settle();
+        }
         Some((token, event))
+    }
+
+    /// The application is done with all items that it was given up to this one: [`Input::Done`] of each.
+    pub fn done_up_to(&mut self, token: Token) {
+        self.fifo.done_up_to(token);
+        self.settle();
     }
 
     /// Whether more of this session's delivery stream may be read. After a "no", [`Output::Resume`] says when.
@@ -303,7 +312,7 @@ impl GatewayCore {
     /// The earliest time at which [`Input::Tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Millis> {
         let sync_at = self.sync_at.filter(|_| !self.sync_open);
-        self.sessions.values().filter_map(Session::deadline).chain(sync_at).min()
+        self.sessions.values().filter_map(|session| session.deadline()).chain(sync_at).min()
     }
 
     /// Up to where the application is done with this subscription: what it may keep, and give back to the next process.
@@ -513,17 +522,17 @@ impl GatewayCore {
                         subscription.adopted.advance(position);
                     }
                 }
-                Effect::Replace { positions, floor_version } => {
+                Effect::Replace(floor) => {
                     if let Some(subscription) = entry.subscription.and_then(|s| self.subscriptions.get_mut(s)) {
-                        subscription.adopted = positions;
+                        subscription.adopted = floor.positions;
                         if subscription.session == Some(entry.session) {
-                            subscription.adopted_version = floor_version;
+                            subscription.adopted_version = floor.version;
                         }
                     }
                 }
-                Effect::Floor { positions, version } => {
+                Effect::Floor(floor) => {
                     if let Some(session) = self.sessions.get_mut(&entry.session) {
-                        session.adopted_floor = session::Floor { positions, version };
+                        session.adopted_floor = *floor;
                     }
                 }
                 Effect::CatchingUp => {

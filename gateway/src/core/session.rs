@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use hashbrown::HashMap as QuickMap;
 use wire::{Ack, Delivery, Epoch, Handle, Positions, RequestId, SubscriptionKey};
 
 use super::{Millis, SessionId, subscriptions::SubscriptionRef};
@@ -25,7 +26,7 @@ pub(super) enum Stage {
 
 /// What the last heartbeat said. A subscription bound after that heartbeat is none of its business, which the version tells:
 /// heartbeats are numbered, and a subscription remembers the number that was current when it was bound.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Floor {
     pub(super) positions: Positions,
     pub(super) version: u64,
@@ -63,7 +64,7 @@ pub(super) struct Session {
     pub(super) synced: bool,
 
     /// Only looked up, never walked.
-    pub(super) handles: HashMap<Handle, SubscriptionRef>,
+    pub(super) handles: QuickMap<Handle, SubscriptionRef>,
     /// What came on the delivery stream before the welcome came on the control stream.
     pub(super) early: VecDeque<Delivery>,
     pub(super) counted: Ack,
@@ -97,7 +98,7 @@ impl Session {
             unanswered: HashMap::new(),
             sync_sent: false,
             synced: false,
-            handles: HashMap::new(),
+            handles: QuickMap::new(),
             early: VecDeque::new(),
             counted: Ack::default(),
             acked: Ack::default(),

@@ -70,7 +70,7 @@ impl GatewayCore {
                 // There are at most `SLOTS` links.
                 partition: partition as u16,
                 address: link.address.clone(),
-                connected: session.is_some_and(super::Session::is_ready),
+                connected: session.is_some_and(|session| session.is_ready()),
                 synced: session.is_some_and(|session| session.synced),
                 queued_bytes: session.map_or(0, |session| session.queued_bytes),
                 error: link.error.clone(),

@@ -1,7 +1,7 @@
 //! Changes that the node had no time to verify: the subscription's own predicate decides.
 
 use predicate::{Budget, ChangeType, Context, Mapping, Outcome, Predicate, Source};
-use wire::{EventEntry, Operation, SubscribeItem};
+use wire::{EventEntryRef, Operation, SubscribeItem};
 
 /// What becomes of an unverified change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,16 +20,16 @@ impl Verifier {
         Self(compile(item, mapping))
     }
 
-    pub(super) fn verdict(&self, entry: &EventEntry) -> Verdict {
+    pub(super) fn verdict(&self, entry: &EventEntryRef<'_>) -> Verdict {
         let (Ok(predicate), false) = (&self.0, entry.document.is_empty()) else { return Verdict::Unknown };
         // Such an expression is about both images, and only one came.
         if predicate.reads_change() {
             return Verdict::Unknown;
         }
-        let Ok(image) = bson::RawDocument::from_bytes(&entry.document) else { return Verdict::Unknown };
+        let Ok(image) = bson::RawDocument::from_bytes(entry.document) else { return Verdict::Unknown };
         let context = Context {
-            tenant: &entry.tenant,
-            collection: &entry.collection,
+            tenant: entry.tenant,
+            collection: entry.collection,
             change_type: match entry.operation {
                 Operation::Insert => ChangeType::Insert,
                 Operation::Update => ChangeType::Update,

@@ -5,7 +5,7 @@
 //! - deliveries in: read only while the core has room, so that a slow application is felt by the shard through QUIC's flow
 //!   control and nowhere else.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::BytesMut;
 use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt, WriteError};
@@ -199,30 +199,64 @@ async fn receive_deliveries(shared: Arc<Shared>, id: SessionId, connection: Conn
         Err(error) => return Stop::Ended(error.to_string()),
     };
     let mut decoder = Decoder::<Delivery>::new(wire::MAX_BODY_BYTES);
+    let mut deliveries = Vec::new();
+    let mut is_wanted = shared.with(|core| core.wants_delivery(id));
     loop {
-        while !shared.with(|core| core.wants_delivery(id)) {
+        while !is_wanted {
             resume.notified().await;
+            is_wanted = shared.with(|core| core.wants_delivery(id));
         }
-        match stream.read_chunk(READ_BYTES, true).await {
-            Ok(Some(chunk)) => decoder.push(chunk.bytes),
-            Ok(None) => return Stop::Ended("the shard ended the delivery stream".into()),
-            Err(error) => return read_failed("delivery", &error),
-        }
-        let mut decoded = false;
-        loop {
-            match decoder.next() {
-                Ok(Some(delivery)) => {
-                    decoded = true;
-                    shared.input(Input::Delivery { session: id, delivery });
-                }
-                Ok(None) => break,
-                Err(error) => return Stop::Wire(error),
+        let read = read_deliveries(&mut stream, &mut decoder, &mut deliveries).await;
+        // Once for all that was read: what they bring is less work than to ask for the core.
+        let now = shared.now();
+        is_wanted = shared.with(|core| {
+            if deliveries.is_empty() && read.is_ok() {
+                core.handle(Input::Heard { session: id }, now);
             }
-        }
-        if !decoded {
-            shared.input(Input::Heard { session: id });
+            for delivery in deliveries.drain(..) {
+                core.handle(Input::Delivery { session: id, delivery }, now);
+            }
+            core.wants_delivery(id)
+        });
+        if let Err(stop) = read {
+            return stop;
         }
     }
+}
+
+/// Waits for bytes, takes what there is of them, and decodes as far as it goes.
+async fn read_deliveries(
+    stream: &mut RecvStream,
+    decoder: &mut Decoder<Delivery>,
+    deliveries: &mut Vec<Delivery>,
+) -> Result<(), Stop> {
+    let mut left = READ_BYTES;
+    let mut next = Some(stream.read_chunk(left, true).await);
+    while let Some(read) = next {
+        let bytes = match read {
+            Ok(Some(chunk)) => chunk.bytes,
+            Ok(None) => return Err(Stop::Ended("the shard ended the delivery stream".into())),
+            Err(error) => return Err(read_failed("delivery", &error)),
+        };
+        left = left.saturating_sub(bytes.len());
+        decoder.push(bytes);
+        while let Some(delivery) = decoder.next().map_err(Stop::Wire)? {
+            deliveries.push(delivery);
+        }
+        next = match left {
+            0 => None,
+            // Only what is there.
+            _ => {
+                let mut reading = pin!(stream.read_chunk(left, true));
+                poll_fn(|context| match reading.as_mut().poll(context) {
+                    Poll::Ready(read) => Poll::Ready(Some(read)),
+                    Poll::Pending => Poll::Ready(None),
+                })
+                .await
+            }
+        };
+    }
+    Ok(())
 }
 
 fn write_failed(stream: &str, error: &WriteError) -> Stop {
@@ -233,7 +267,7 @@ fn read_failed(stream: &str, error: &ReadError) -> Stop {
     Stop::Ended(format!("the {stream} stream can't be read: {error}"))
 }
 
-/// Of one read. What is decoded from it may exceed the queue's bound by as much.
+/// Of what is read before it is given to the core. What is decoded from it may exceed the queue's bound by as much.
 const READ_BYTES: usize = 256 << 10;
 
 /// Requests are put together up to this length.

@@ -106,10 +106,10 @@ impl Connection {
         self.decoder.push(bytes.freeze());
         while let Some(mut delivery) = self.decoder.next().expect("a shard keeps to the protocol") {
             match &delivery {
-                Delivery::Events(entries) => {
+                Delivery::Events(events) => {
                     let since = self.since.unwrap_or_default();
-                    self.replayed |= entries.iter().any(|entry| entry.id.order() <= since);
-                    self.sent = entries.last().map_or(self.sent, |entry| entry.seq);
+                    self.replayed |= events.iter().any(|entry| entry.id.order() <= since);
+                    self.sent = events.iter().next_back().map_or(self.sent, |entry| entry.seq);
                 }
                 Delivery::Gap { seq, .. } | Delivery::Resync { seq, .. } => self.sent = *seq,
                 _ => {}
@@ -133,10 +133,12 @@ impl Connection {
                 }
                 self.bound.insert(bound.handle, bound.key.clone());
             }
-            (Delivery::Events(entries), Some(Broken::HandleReusedAcrossTenants)) => {
+            (Delivery::Events(events), Some(Broken::HandleReusedAcrossTenants)) => {
+                let mut entries = Vec::from(std::mem::take(events));
                 for target in entries.iter_mut().flat_map(|entry| &mut entry.targets) {
                     target.handle = self.renamed.get(&target.handle).copied().unwrap_or(target.handle);
                 }
+                *events = entries.into();
             }
             (Delivery::Bound(bound), Some(Broken::PositionCheckOff)) => {
                 self.bound.insert(bound.handle, bound.key.clone());
@@ -155,7 +157,7 @@ impl Connection {
                     targets: Vec::new(),
                     document: Vec::new(),
                 };
-                return Delivery::Events(vec![nobodys]);
+                return Delivery::Events(vec![nobodys].into());
             }
             _ => {}
         }

@@ -3,9 +3,10 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 use crate::{
-    BackendId, Bound, Capabilities, Certainty, CloseReason, Epoch, EventBody, EventEntry, GapReason, Handle, Hello,
-    Lineage, Operation, Position, Positions, Registration, RequestId, ResyncReason, ShardAddress, SlotTable,
-    SubscribeItem, SubscribeResult, SubscriptionKey, Target, Transition, Welcome,
+    BackendId, Bound, Capabilities, Certainty, CloseReason, Epoch, EventBody, EventEntry, EventEntryRef, Events,
+    GapReason, Handle, Hello, Lineage, Operation, Position, Positions, Registration, RequestId, ResyncReason,
+    ShardAddress, SlotTable, SubscribeItem, SubscribeResult, SubscriptionKey, Target, Transition, Welcome,
+    begin_events,
 };
 
 /// Whatever the codec carries, with its encoder.
@@ -200,7 +201,7 @@ fn delivery() -> impl Strategy<Value = Delivery> {
     ];
     let close = prop_oneof![Just(CloseReason::Unsubscribed), Just(CloseReason::Removed)];
     prop_oneof![
-        vec(entry(), 1..5).prop_map(Delivery::Events),
+        vec(entry(), 1..5).prop_map(|entries| Delivery::Events(entries.into())),
         (any::<u32>(), key(), any::<u32>(), positions(), any::<bool>()).prop_map(
             |(handle, key, generation, live_from, leaves)| Delivery::Bound(Box::new(Bound {
                 handle: Handle(handle),
@@ -337,7 +338,7 @@ proptest! {
         let tail = (&entry.tenant, &entry.collection, &entry.document_id, &entry.document);
         let fields = [head, encode_to_vec(tail, standard()).unwrap()].concat();
         let body = [&(fields.len() as u32).to_le_bytes()[..], &fields].concat();
-        let written = bytes_of(&[Delivery::Events(vec![entry.clone()])]);
+        let written = bytes_of(&[Delivery::Events(vec![entry.clone()].into())]);
         prop_assert_eq!(&written[HEADER_BYTES..], &body[..]);
 
         let mut once = Vec::new();
@@ -405,14 +406,14 @@ fn a_later_versions_fields_of_an_entry_are_ignored() {
         targets: vec![Target { handle: Handle(5), transition: Transition::Enter, certainty: Certainty::Matched }],
         document: vec![5, 0, 0, 0, 0],
     };
-    let whole = bytes_of(&[Delivery::Events(vec![entry.clone()])]);
+    let whole = bytes_of(&[Delivery::Events(vec![entry.clone()].into())]);
     let mut longer = whole[HEADER_BYTES + 4..].to_vec();
     longer.push(0xff);
     let mut body = (longer.len() as u32).to_le_bytes().to_vec();
     body.extend_from_slice(&longer);
     body.extend_from_slice(&whole[HEADER_BYTES..]);
     let back = decode::<Delivery>(&raw_frame(super::delivery::EVENTS, &body));
-    assert_eq!(back, Ok(vec![Delivery::Events(vec![entry.clone(), entry])]));
+    assert_eq!(back, Ok(vec![Delivery::Events(vec![entry.clone(), entry].into())]));
 }
 
 #[test]
@@ -447,7 +448,7 @@ fn a_long_body_is_refused_by_its_length_alone() {
     // The first error stays, and nothing more is taken in.
     decoder.feed(&bytes_of(&[Request::Ping { nonce: 1 }]));
     assert_eq!(decoder.next(), Err(error));
-    assert!(decoder.buffer.is_empty());
+    assert!(decoder.piece.is_empty() && decoder.body.is_empty());
 }
 
 #[test]
@@ -514,7 +515,7 @@ fn a_body_beyond_one_frame_goes_out_in_several() {
         targets: Vec::new(),
         document: vec![7; 16 * 1024 * 1024],
     };
-    let message = Delivery::Events(vec![entry.clone(), entry.clone(), entry]);
+    let message = Delivery::Events(vec![entry.clone(), entry.clone(), entry].into());
     let bytes = bytes_of(std::slice::from_ref(&message));
     assert_eq!(bytes[LENGTH_BYTES], MORE);
     assert_eq!(bytes[HEADER_BYTES + MAX_FRAME_BODY_BYTES + LENGTH_BYTES], super::delivery::EVENTS);
@@ -527,7 +528,7 @@ fn a_batch_without_entries_or_given_up_leaves_no_trace() {
     let before = buffer.clone();
     assert_eq!(begin_events(&mut buffer).finish(), 0);
     assert_eq!(buffer, before);
-    encode_delivery(&Delivery::Events(Vec::new()), &mut buffer);
+    encode_delivery(&Delivery::Events(Events::default()), &mut buffer);
     assert_eq!(buffer, before);
 
     let mut events = begin_events(&mut buffer);
@@ -548,12 +549,56 @@ fn a_batch_without_entries_or_given_up_leaves_no_trace() {
 }
 
 #[test]
-fn an_idle_decoder_keeps_little_room() {
+fn a_decoder_keeps_neither_room_nor_packets() {
     let keys = vec![SubscriptionKey { tenant: "t".repeat(1 << 20), id: "i".into() }];
-    let mut decoder = Decoder::<Request>::new(MAX_BODY_BYTES);
-    decoder.feed(&bytes_of(&[Request::Unsubscribe { request: RequestId(1), keys }]));
-    assert!(decoder.next().unwrap().is_some());
-    assert!(decoder.buffer.capacity() <= IDLE_BUFFER_BYTES);
+    let bytes = bytes_of(&[Request::Unsubscribe { request: RequestId(1), keys }]).freeze();
+    for cut in [0, 3, HEADER_BYTES, 1_000, bytes.len()] {
+        let mut decoder = Decoder::<Request>::new(MAX_BODY_BYTES);
+        let packet = Bytes::copy_from_slice(&bytes[..cut]);
+        decoder.push(packet.clone());
+        if cut < bytes.len() {
+            assert_eq!(decoder.next(), Ok(None));
+            assert!(packet.is_empty() || packet.is_unique(), "a packet is kept, cut at {cut}");
+            decoder.push(bytes.slice(cut..));
+        }
+        assert!(decoder.next().unwrap().is_some());
+        assert_eq!(decoder.next(), Ok(None));
+        assert!(decoder.is_between_messages());
+        assert_eq!(decoder.body.capacity(), 0);
+    }
+}
+
+/// What is kept of a message is the message: neither the packet that it came in, nor room for more.
+#[test]
+fn events_hold_their_own_bytes_only() {
+    let id = Position { backend: BackendId(1), lineage: Lineage(2), time: 3, k: 4 };
+    let entry = |seq| EventEntry {
+        seq,
+        id,
+        operation: Operation::Insert,
+        tenant: "t".into(),
+        collection: "c".into(),
+        document_id: vec![2, 0],
+        targets: vec![Target { handle: Handle(5), transition: Transition::Enter, certainty: Certainty::Matched }; 3],
+        document: vec![7; 1_000],
+    };
+    let message = Delivery::Events((1..=100).map(entry).collect());
+    let bytes = bytes_of(&[message.clone(), message.clone(), message.clone()]).freeze();
+    for cut in [bytes.len() / 3, bytes.len() / 2, bytes.len()] {
+        let mut decoder = Decoder::<Delivery>::new(MAX_BODY_BYTES);
+        let packet = Bytes::copy_from_slice(&bytes[..cut]);
+        decoder.push(packet.clone());
+        let mut all_of_them = all(&mut decoder).unwrap();
+        decoder.push(bytes.slice(cut..));
+        all_of_them.extend(all(&mut decoder).unwrap());
+        assert_eq!(all_of_them, [message.clone(), message.clone(), message.clone()]);
+        assert!(packet.is_unique() && decoder.piece.is_empty());
+        for message in &all_of_them {
+            let Delivery::Events(events) = message else { panic!("{message:?}") };
+            assert_eq!((events.len(), events.seq(99), events.targets(99).len()), (100, 100, 3));
+            assert!(events.bytes() < 100 * (1_000 + 200), "{} bytes", events.bytes());
+        }
+    }
 }
 
 #[test]

@@ -116,14 +116,14 @@ pub(crate) fn all() -> Vec<(String, Any)> {
     ] {
         let mut entry = EventEntry { operation, ..session::entry(1, 1000, "room-1", "open") };
         entry.targets = vec![Target { handle: Handle(1), transition, certainty }];
-        add(&format!("events, one {operation:?}"), Any::Delivery(Delivery::Events(vec![entry])));
+        add(&format!("events, one {operation:?}"), Any::Delivery(Delivery::Events(vec![entry].into())));
     }
     let mut gone = session::entry(300, 1001, "room-2", "open");
     gone.targets = (0..3).map(|handle| target(handle * 200, Transition::Leave)).collect();
     gone.document.clear();
     add(
         "events, two in a batch, the second without a document and for three handles",
-        Any::Delivery(Delivery::Events(vec![session::entry(299, 1000, "room-1", "open"), gone])),
+        Any::Delivery(Delivery::Events(vec![session::entry(299, 1000, "room-1", "open"), gone].into())),
     );
     add(
         "bound",
@@ -179,7 +179,7 @@ pub(crate) fn all() -> Vec<(String, Any)> {
 pub(crate) fn accepted() -> Vec<Accepted> {
     let ping = Any::Request(Request::Ping { nonce: 251 });
     let pong = Any::Reply(Reply::Pong { nonce: 7 });
-    let events = Any::Delivery(Delivery::Events(vec![session::entry(1, 1000, "room-1", "open")]));
+    let events = Any::Delivery(Delivery::Events(vec![session::entry(1, 1000, "room-1", "open")].into()));
 
     let split = |message: &Any, parts: &[usize]| {
         let whole = message.encode();

@@ -170,7 +170,7 @@ pub(crate) fn steps() -> Vec<Step> {
     let replayed = EventEntry { targets: vec![target(2, Transition::Update)], ..entry(1, 3, "room-1", "closed") };
     step(
         "What the second subscription missed while the Gateway was away. The first, at a later position, is not named.",
-        Any::Delivery(Delivery::Events(vec![replayed])),
+        Any::Delivery(Delivery::Events(vec![replayed].into())),
     );
     step("It has come. The application has not got to it yet.", Any::Ack(Ack { received: 1, done: 0 }));
     let opened = EventEntry {
@@ -183,7 +183,7 @@ pub(crate) fn steps() -> Vec<Step> {
     step(
         "Two live changes in one batch. The room opens: it enters the first subscription and is updated in the second. Then it is \
          deleted, with its last image.",
-        Any::Delivery(Delivery::Events(vec![opened, deleted])),
+        Any::Delivery(Delivery::Events(vec![opened, deleted].into())),
     );
     step(
         "All three have come, and the application is done with two: handle 1 is at the position of entry 2, and so is handle 2.",
@@ -228,7 +228,7 @@ pub(crate) fn steps() -> Vec<Step> {
     let missed = EventEntry { targets: vec![target(2, Transition::Update)], ..entry(6, 100, "room-1", "open") };
     step(
         "From the history, and older than what the heartbeat spoke of. It is acked like any other.",
-        Any::Delivery(Delivery::Events(vec![missed])),
+        Any::Delivery(Delivery::Events(vec![missed].into())),
     );
     step("Done with it: handle 2 is at the position of entry 6.", Any::Ack(Ack { received: 6, done: 6 }));
     step(

@@ -60,7 +60,7 @@ fn spaced(bytes: &[u8]) -> String {
 fn anatomy() -> String {
     let mut entry = session::entry(300, 5, "room-1", "open");
     entry.targets.push(wire::Target { handle: Handle(251), ..entry.targets[0] });
-    let bytes = Any::Delivery(Delivery::Events(vec![entry.clone()])).encode();
+    let bytes = Any::Delivery(Delivery::Events(vec![entry.clone()].into())).encode();
     let document = entry.document.len();
     let id = entry.document_id.len();
 

@@ -145,7 +145,7 @@ impl Engine for OursShard {
                 handles[gateway].insert(bound.handle, number);
             }
             Delivery::Events(entries) => {
-                let targets = entries.iter().flat_map(|entry| &entry.targets);
+                let targets = entries.iter().flat_map(|entry| entry.targets);
                 answers.extend(targets.map(|target| Answer {
                     subscription: handles[gateway][&target.handle],
                     before: target.transition != Transition::Enter,

@@ -258,7 +258,7 @@ fn another_epoch_ends_all_other_sessions_and_their_acks() {
     // What comes of the old sessions is for nobody.
     world.acks.clear();
     let session = before[&1];
-    world.input(Input::Delivery { session, delivery: Delivery::Events(vec![entry(1, 11, &[1])]) });
+    world.input(Input::Delivery { session, delivery: Delivery::Events(vec![entry(1, 11, &[1])].into()) });
     assert!(world.acks.is_empty());
     assert_eq!(world.closed.len(), 2);
 }

@@ -59,7 +59,7 @@ fn a_hole_in_seq_ends_the_session() {
 #[test]
 fn handles_are_bound_once_and_before_they_are_used() {
     let bad: [Delivery; 7] = [
-        Delivery::Events(vec![entry(1, 11, &[9])]),
+        Delivery::Events(vec![entry(1, 11, &[9])].into()),
         gap(1, 11, &[9]),
         resync(1, 9, 11),
         closed(9, CloseReason::Expired),
@@ -121,7 +121,7 @@ fn another_lineage_or_backend_is_no_duplicate() {
     world.event(1, 50, &[1]);
     for (seq, backend, lineage) in [(2, 1, 2), (3, 2, 1)] {
         let id = Position { backend: BackendId(backend), lineage: Lineage(lineage), ..position(5) };
-        world.deliver(Delivery::Events(vec![EventEntry { id, ..entry(seq, 5, &[1]) }]));
+        world.deliver(Delivery::Events(vec![EventEntry { id, ..entry(seq, 5, &[1]) }].into()));
     }
     assert_eq!(world.drain(), ["s@50", "s@5", "s@5"]);
 }
@@ -207,7 +207,7 @@ fn unverified_changes_are_verified_here() {
     for (seq, document) in [(1, rawdoc! { "a": 1 }), (2, rawdoc! { "a": 2 }), (3, rawdoc! { "a": 1.0 })] {
         let mut entry = EventEntry { document: document.into_bytes(), ..entry(seq, 10 + seq, &[1]) };
         entry.targets[0].certainty = Certainty::Unverified;
-        world.deliver(Delivery::Events(vec![entry]));
+        world.deliver(Delivery::Events(vec![entry].into()));
     }
     world.next();
     let mut seen = Vec::new();
@@ -226,7 +226,7 @@ fn what_can_not_be_verified_is_handed_on_as_it_is() {
     world.bind(1, "h", 10);
     let mut unverified = entry(1, 11, &[1]);
     unverified.targets[0].certainty = Certainty::Unverified;
-    world.deliver(Delivery::Events(vec![unverified]));
+    world.deliver(Delivery::Events(vec![unverified].into()));
     world.next();
     let Some((_, AppEvent::Change(change))) = world.next() else { panic!("lost") };
     assert_eq!(change.certainty(), Certainty::Unverified);
@@ -238,7 +238,7 @@ fn what_overtakes_the_welcome_waits_for_it() {
     world.subscribe("s", "c");
     let session = world.greet();
     assert!(!world.core.wants_delivery(session));
-    for delivery in [bound(1, "s", 10), Delivery::Events(vec![entry(1, 11, &[1])])] {
+    for delivery in [bound(1, "s", 10), Delivery::Events(vec![entry(1, 11, &[1])].into())] {
         world.input(Input::Delivery { session, delivery });
     }
     assert_eq!(world.drain(), [""; 0]);
@@ -317,7 +317,7 @@ fn what_comes_for_a_session_that_is_over_is_ignored() {
     let old = world.sessions[&0];
     world.reconnect();
     world.answer();
-    for delivery in [Delivery::Events(vec![entry(5, 11, &[77])]), bound(1, "x", 1)] {
+    for delivery in [Delivery::Events(vec![entry(5, 11, &[77])].into()), bound(1, "x", 1)] {
         world.input(Input::Delivery { session: old, delivery });
     }
     world.reply(old, Reply::Refused { code: ErrorCode::Superseded, message: String::new() });

@@ -46,6 +46,58 @@ fn a_token_counts_once_and_only_when_it_is_out() {
 }
 
 #[test]
+fn done_up_to_one_is_done_with_those_that_are_out_and_no_others() {
+    let mut world = World::live();
+    for seq in 1..=4 {
+        world.event(seq, 10 + seq, &[1]);
+    }
+    let tokens: Vec<Token> = (0..3).map(|_| world.next().unwrap().0).collect();
+    for (token, done) in [(tokens[1], 2), (tokens[0], 2), (tokens[2], 3), (tokens[2], 3)] {
+        world.done_up_to(token);
+        assert_eq!(world.ack(), Ack { received: 4, done });
+        assert_eq!(world.kept("s"), Some(10 + done));
+    }
+    // Whatever the token, what was not given out is not done.
+    let (fourth, _) = world.next().unwrap();
+    world.event(5, 15, &[1]);
+    let mut other = World::live();
+    (1..=9).for_each(|seq| other.event(seq, 10 + seq, &[1]));
+    let later = std::iter::from_fn(|| other.next()).last().unwrap().0;
+    world.done_up_to(later);
+    assert_eq!(world.ack(), Ack { received: 5, done: 4 });
+    world.done_up_to(fourth);
+    assert_eq!((world.ack().done, world.kept("s")), (4, Some(14)));
+}
+
+/// Items of one message share it, so it is in memory until the last of them is done.
+#[test]
+fn a_message_counts_until_its_last_item_is_done() {
+    let mut world = World::live();
+    let document = rawdoc! { "text": "x".repeat(10_000) }.into_bytes();
+    let entry_of = |seq, handles| EventEntry { document: document.clone(), ..entry(seq, 10 + seq, handles) };
+    // The first is for nobody, and neither is the last.
+    let entries = vec![entry_of(1, &[]), entry_of(2, &[1]), entry_of(3, &[1]), entry_of(4, &[])];
+    world.deliver(Delivery::Events(entries.into()));
+    let queued = |world: &World| world.core.status().shards[0].queued_bytes;
+    assert!((40_000..44_000).contains(&queued(&world)), "{}", queued(&world));
+    let (token, AppEvent::Change(first)) = world.next().unwrap() else { panic!("no change") };
+    world.input(Input::Done(token));
+    assert!((40_000..44_000).contains(&queued(&world)), "{}", queued(&world));
+    let (token, AppEvent::Change(second)) = world.next().unwrap() else { panic!("no change") };
+    world.input(Input::Done(token));
+    assert_eq!((queued(&world), world.ack()), (0, Ack { received: 4, done: 4 }));
+    // The application's own are its own business; one by itself keeps nothing of the others.
+    let alone = second.detached();
+    assert_eq!((first.cluster_time(), second.cluster_time(), alone.cluster_time()), (12, 13, 13));
+    assert_eq!((alone.seq(), alone.partition(), alone.id()), (3, 0, second.id()));
+    assert_eq!((alone.tenant(), alone.collection()), (TENANT, "c"));
+    assert_eq!((alone.document_id_text(), alone.document()), (Some("d".into()), second.document()));
+    assert_eq!((alone.transition(), alone.certainty()), (second.transition(), second.certainty()));
+    assert_eq!(alone.subscription(), second.subscription());
+    assert!(alone.message.events.bytes() < 11_000 && second.message.events.bytes() > 40_000);
+}
+
+#[test]
 fn an_entry_is_done_when_all_that_it_went_to_are() {
     let mut world = World::live();
     world.subscribe("z", "c");

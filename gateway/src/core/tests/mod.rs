@@ -232,7 +232,7 @@ impl World {
 
     /// An event of time `time` for these handles, from shard 0.
     fn event(&mut self, seq: u64, time: u64, handles: &[u32]) {
-        self.deliver(Delivery::Events(vec![entry(seq, time, handles)]));
+        self.deliver(Delivery::Events(vec![entry(seq, time, handles)].into()));
     }
 
     fn heartbeat(&mut self, last_seq: u64, time: u64) {
@@ -243,6 +243,11 @@ impl World {
         let next = self.core.next_event();
         self.collect();
         next
+    }
+
+    fn done_up_to(&mut self, token: Token) {
+        self.core.done_up_to(token);
+        self.collect();
     }
 
     /// Takes everything that waits, done at once. Gives the times of changes, and of all else its name.

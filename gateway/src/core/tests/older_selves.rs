@@ -48,7 +48,7 @@ fn one_that_another_shard_bound_first_is_ended_before_the_new_one_is_presented()
     world.deliver(closed(1, CloseReason::Unsubscribed));
     let new = world.sessions[&1];
     world.input(Input::Delivery { session: new, delivery: bound(1, "s", 3) });
-    world.input(Input::Delivery { session: new, delivery: Delivery::Events(vec![entry(1, 8, &[1])]) });
+    world.input(Input::Delivery { session: new, delivery: Delivery::Events(vec![entry(1, 8, &[1])].into()) });
     assert_eq!(world.drain(), ["live s", "s@8"]);
     assert_eq!(world.ack(), Ack { received: 4, done: 4 });
     assert_eq!(world.kept("s"), Some(8));
@@ -281,7 +281,7 @@ fn one_that_is_bound_where_it_is_not_owned_is_ended_there() {
     world.deliver(closed(1, CloseReason::Unsubscribed));
     let new = world.sessions[&1];
     world.input(Input::Delivery { session: new, delivery: bound(1, "s", 1) });
-    world.input(Input::Delivery { session: new, delivery: Delivery::Events(vec![entry(1, 8, &[1])]) });
+    world.input(Input::Delivery { session: new, delivery: Delivery::Events(vec![entry(1, 8, &[1])].into()) });
     assert_eq!(world.drain(), ["live s", "s@8"]);
     assert!(world.closed.is_empty());
 }

@@ -371,7 +371,7 @@ fn an_older_self_on_another_shard_is_ended_and_tells_nothing() {
     // It is counted, so that the shard can settle it, and has moved nobody's position.
     assert_eq!(world.ack(), Ack { received: 2, done: 2 });
     assert_eq!(world.kept("s"), Some(10));
-    let delivery = Delivery::Events(vec![entry(1, 20, &[1])]);
+    let delivery = Delivery::Events(vec![entry(1, 20, &[1])].into());
     world.input(Input::Delivery { session: new, delivery });
     assert_eq!(world.drain(), ["s@20"]);
     world.deliver(Delivery::Closed { handle: Handle(1), reason: CloseReason::Unsubscribed });

@@ -55,7 +55,7 @@ fn a_change_reaches_the_gateway_and_its_ack_the_ingest_thread() {
             node.ring.push(FromIngest::Progress(at(6))).await.unwrap();
             let event = loop {
                 match deliveries.next().await.unwrap() {
-                    Delivery::Events(mut events) => break events.remove(0),
+                    Delivery::Events(events) => break wire::EventEntry::from(events.get(0)),
                     Delivery::Heartbeat { .. } => {}
                     other => panic!("{other:?}"),
                 }

@@ -483,10 +483,10 @@ impl Gateway {
         match message {
             Delivery::Events(entries) => {
                 assert!(!entries.is_empty() && entries.len() <= 100);
-                for entry in entries {
+                for entry in entries.iter() {
                     self.seqs.resize(seen.len(), self.last_seq);
                     self.take_seq(entry.seq);
-                    for Target { handle, transition, certainty } in entry.targets {
+                    for &Target { handle, transition, certainty } in entry.targets {
                         let name = &self.names[&handle];
                         let what = match transition {
                             Transition::Enter => "enter",

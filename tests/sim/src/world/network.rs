@@ -138,7 +138,7 @@ impl World {
         match delivery {
             Delivery::Events(entries) if self.config.broken == Some(Broken::PositionCheckOff) => entries
                 .iter()
-                .flat_map(|entry| entry.targets.iter().map(|target| (target.handle, entry.id)))
+                .flat_map(|entry| entry.targets.iter().map(move |target| (target.handle, entry.id)))
                 .filter_map(|(handle, id)| Some((connection.bound.get(&handle)?.clone(), id)))
                 .collect(),
             _ => Vec::new(),
