@@ -30,7 +30,8 @@ pub use mapping::{Mapping, MappingError, Nested};
 pub use path::{PATH_BYTES_MAX, PATH_DEPTH_MAX, Path};
 pub use plan::{Anchor, AnchorTest, Bound, Need, OnBound, Order, Way, has_key_alone, int_order_key, order_key};
 pub use value::{
-    CanonicalBytes, StoredId, Value, compare, equal, raw_of_stored_id, stored_id, stored_string_id, write_canonical,
+    CanonicalBytes, StoredId, Value, compare, equal, raw_of_stored_id, stored_id, stored_string_head, stored_string_id,
+    write_canonical,
 };
 
 use cel::Expression;

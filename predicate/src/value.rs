@@ -218,13 +218,14 @@ pub fn stored_id(raw: RawBsonRef<'_>) -> Vec<u8> {
 
 /// [`stored_id`] of a string.
 pub fn stored_string_id(text: &str) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(text.len() + 6);
-    stored.push(ElementType::String as u8);
+    [&stored_string_head(text.len())[..], text.as_bytes(), &[0]].concat()
+}
+
+/// What [`stored_id`] of a string of so many bytes begins with; the string follows, and a NUL.
+pub fn stored_string_head(bytes: usize) -> [u8; 5] {
     // A BSON string is shorter than 2 GiB, for its document is.
-    stored.extend_from_slice(&(text.len() as i32 + 1).to_le_bytes());
-    stored.extend_from_slice(text.as_bytes());
-    stored.push(0);
-    stored
+    let [a, b, c, d] = (bytes as i32 + 1).to_le_bytes();
+    [ElementType::String as u8, a, b, c, d]
 }
 
 /// The value that [`stored_id`] encoded. None for bytes that are no value, and for types that no `_id` has (array, regular

@@ -17,7 +17,7 @@ mod shard;
 mod stats;
 mod subscription;
 
-pub use change::{Bare, CatchUp, CatchUpFailure, Change, FromIngest, Gap, Image, Scope};
+pub use change::{Bare, CatchUp, CatchUpFailure, Change, FromIngest, Gap, Image, NewChange, Scope, StoredId};
 pub use config::{BackendConfig, BareDeletes, ShardConfig, ShardLimits};
 pub use filter::{BuildFailed, FilterBuild, FilterBuilt, FilterConfig, FilterKey, FilterSnapshot, FilterStep};
 pub use hot::HotPlace;

@@ -72,13 +72,20 @@ impl<'a> Elements<'a> {
         Ok((kind, self.value(kind, rest)?))
     }
 
+    /// The same of what is expected to be a text. None where it is something else.
+    #[inline(always)]
+    pub(super) fn take_text(&mut self, name: &Name) -> Result<Option<&'a [u8]>, Unsure> {
+        let (kind, value) = self.take_named(name)?;
+        if kind == kind::STRING { text(value).map(Some).ok_or(Unsure) } else { Ok(None) }
+    }
+
     #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<Element<'a>>, Unsure> {
         Ok(self.next_with_value()?.map(|(element, _)| element))
     }
 
     #[inline(always)]
-    fn next_with_value(&mut self) -> Result<Option<(Element<'a>, &'a [u8])>, Unsure> {
+    pub(super) fn next_with_value(&mut self) -> Result<Option<(Element<'a>, &'a [u8])>, Unsure> {
         let Some((&kind, named)) = self.rest.split_first() else { return Ok(None) };
         let length = name_length(named)?;
         let value = self.value(kind, &named[length + 1..])?;
@@ -148,6 +155,10 @@ impl Name {
         let [head, mask] = [head, mask].map(u64::from_le_bytes);
         debug_assert!(!is_long || tail.is_some(), "a name of seven bytes or more has eight with its NUL");
         Self { with_nul, head, mask, tail }
+    }
+
+    pub(super) fn is(&self, name: &[u8]) -> bool {
+        self.text().as_bytes() == name
     }
 
     pub(super) fn text(&self) -> &str {

@@ -4,7 +4,8 @@
 //! whatever bytes. The quick way takes events of the form that sources write; what it isn't sure of is read again carefully.
 
 use bson::{RawBsonRef, RawDocument};
-use predicate::field;
+use predicate::{field, stored_string_head, value_of};
+use shards::StoredId;
 
 use super::elements::{Element, Elements, Unsure, is_text, kind, text};
 
@@ -69,6 +70,8 @@ impl Verb {
 pub enum Key<'a> {
     /// UTF-8.
     Text(&'a [u8]),
+    /// An object id or an integer: the byte of its type, and its value.
+    Simple(u8, &'a [u8]),
     Other(RawBsonRef<'a>),
 }
 
@@ -78,7 +81,17 @@ impl<'a> Key<'a> {
             Self::Text(text) => {
                 RawBsonRef::String(std::str::from_utf8(text).expect("a key is found to be UTF-8 when it is read"))
             }
+            Self::Simple(kind, value) => value_of(kind, value).expect("any bytes are a value of these types"),
             Self::Other(value) => value,
+        }
+    }
+
+    /// As [`predicate::stored_id`] has it.
+    pub(super) fn stored(self) -> StoredId {
+        match self {
+            Self::Text(text) => stored_text(text),
+            Self::Simple(kind, value) => [kind].iter().chain(value).copied().collect(),
+            Self::Other(value) => predicate::stored_id(value).into(),
         }
     }
 
@@ -239,10 +252,15 @@ impl<'a> RawEvent<'a> {
     pub(super) fn key(&self) -> Option<Key<'a>> {
         let key = self.key?;
         // Nothing but `_id`, unless the collection is sharded.
-        if let Ok(mut elements) = Elements::of(key)
-            && let Ok(Some(value)) = elements.take(b"\x02_id\0")
-        {
-            return text(value).map(Key::Text);
+        if let Ok(mut elements) = Elements::of(key) {
+            if let Ok(Some(value)) = elements.take(b"\x02_id\0") {
+                return text(value).map(Key::Text);
+            }
+            if let Ok(Some((Element { kind, name: b"_id" }, value))) = elements.next_with_value()
+                && matches!(kind, kind::OBJECT_ID | kind::INT32 | kind::INT64)
+            {
+                return Some(Key::Simple(kind, value));
+            }
         }
         any_key(key)
     }
@@ -265,6 +283,17 @@ fn any_key(key: &[u8]) -> Option<Key<'_>> {
         RawBsonRef::String(text) => Key::Text(text.as_bytes()),
         value => Key::Other(value),
     })
+}
+
+/// [`predicate::stored_id`] of a string.
+#[inline]
+pub(super) fn stored_text(text: &[u8]) -> StoredId {
+    let head = stored_string_head(text.len());
+    let mut stored = StoredId::with_capacity(head.len() + text.len() + 1);
+    stored.extend_from_slice(&head);
+    stored.extend_from_slice(text);
+    stored.push(0);
+    stored
 }
 
 /// The first eight bytes as [`Elements::head`] has them; zeros after the end.

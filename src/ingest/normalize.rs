@@ -10,13 +10,13 @@ use bson::{RawBsonRef, RawDocument};
 use bytes::Bytes;
 use bytestring::ByteString;
 use predicate::{CanonicalBytes, Mapping, field, mapping::Nested, write_canonical};
-use shards::{Bare, Change, FilterKey, Image, Scope};
+use shards::{Bare, Change, FilterKey, Image, NewChange, Scope, StoredId};
 use smallvec::{SmallVec, smallvec};
 use wire::{GapReason, Operation, PlaceHash, Position};
 
 use super::{
-    elements::has_byte,
-    event::{Key, Malformed, RawEvent, Verb, document},
+    elements::{Unsure, has_byte},
+    event::{Key, Malformed, RawEvent, Verb, document, stored_text},
     root::{Names, Root},
 };
 
@@ -61,6 +61,12 @@ impl<'a> Placed<'a> {
     #[inline(always)]
     fn is_there(&self) -> bool {
         !self.document.is_empty()
+    }
+
+    #[inline(always)]
+    fn image(&self) -> Option<Image<'a>> {
+        let Self { place, tenant, collection, document } = *self;
+        self.is_there().then_some(Image { place, tenant, collection, document })
     }
 }
 
@@ -232,36 +238,34 @@ impl Normalizer {
     }
 
     /// The change at `position`. `event` holds the bytes that `fields` and `found` were read from; images are slices of it.
-    pub fn change(&self, event: &Bytes, fields: &RawEvent<'_>, found: &Found<'_>, position: Position) -> Change {
-        let key = Bytes::from(predicate::stored_id(found.key.value()));
-        let image = |placed: &Placed<'_>| {
-            placed.is_there().then(|| Image {
-                place: placed.place,
-                tenant: slice_of(event, placed.tenant),
-                collection: slice_of(event, placed.collection),
-                document: event.slice_ref(placed.document),
-            })
-        };
-        let (operation, document_id) = match &*self.mapping {
-            Mapping::Plain => (found.operation, Some(key.clone())),
-            Mapping::Nested(nested) => {
+    pub fn change<'a>(&self, event: &'a Bytes, fields: &RawEvent<'a>, found: &Found<'a>, position: Position) -> Change {
+        let (operation, document_id) = match (&*self.mapping, &self.names) {
+            (Mapping::Nested(nested), Some(names)) => {
                 let image = if found.after.is_there() { &found.after } else { &found.before };
-                let image = document(image.document);
-                let id = image.and_then(|image| self.mapping.document_id(image));
-                (soft(nested, fields, found.operation), id.map(Bytes::from))
+                (soft(nested, fields, found.operation), self.document_id(names, image.document))
             }
+            // It is the key.
+            _ => (found.operation, None),
         };
-        Change {
+        let name = |name| std::str::from_utf8(name).expect("names are found to be UTF-8 when they are read");
+        let bare = |bare: BarePlace<'a>| Bare { tenant: bare.tenant.map(name), collection: bare.collection.map(name) };
+        let new = NewChange {
             position,
             operation,
-            key,
+            key: found.key.stored(),
             document_id,
-            before: image(&found.before),
-            after: image(&found.after),
-            bare: found.bare.map(|bare| Bare {
-                tenant: bare.tenant.map(|tenant| slice_of(event, tenant)),
-                collection: bare.collection.map(|collection| slice_of(event, collection)),
-            }),
+            before: found.before.image(),
+            after: found.after.image(),
+            bare: found.bare.map(bare),
+        };
+        Change::of_event(event, new)
+    }
+
+    /// As [`Mapping::document_id`] has it, from the bytes of an image, if there are any.
+    fn document_id(&self, names: &Names, image: &[u8]) -> Option<StoredId> {
+        match names.id(image) {
+            Ok(id) => id.map(stored_text),
+            Err(Unsure) => document(image).and_then(|image| self.mapping.document_id(image)).map(StoredId::from),
         }
     }
 }
@@ -269,11 +273,6 @@ impl Normalizer {
 /// A text that was read from an event, in memory of its own.
 fn owned(text: &[u8]) -> ByteString {
     String::from_utf8_lossy(text).as_ref().into()
-}
-
-/// A text that was read from `event`, as a slice of it.
-fn slice_of(event: &Bytes, text: &[u8]) -> ByteString {
-    ByteString::try_from(event.slice_ref(text)).expect("names are found to be UTF-8 when they are read")
 }
 
 #[inline(always)]

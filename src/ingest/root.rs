@@ -37,6 +37,10 @@ impl Root<'_> {
 pub(super) struct Names {
     tenant: Box<[Name]>,
     collection: Name,
+    full_path: Name,
+    data: Name,
+    /// Within `data`.
+    id: Name,
 }
 
 impl Names {
@@ -44,6 +48,9 @@ impl Names {
         Self {
             tenant: nested.tenant.iter().map(|name| Name::new(name)).collect(),
             collection: Name::new(&nested.collection),
+            full_path: Name::new(&nested.full_path),
+            data: Name::new(&nested.data),
+            id: Name::new(&nested.id),
         }
     }
 
@@ -100,8 +107,57 @@ impl Names {
         Ok(Root { tenant, collection: collection.flatten(), decided_by })
     }
 
+    /// The text that is the document's id: that of the user's own field if it is one, else the last segment of the full path.
+    pub(super) fn id<'a>(&self, image: &'a [u8]) -> Result<Option<&'a [u8]>, Unsure> {
+        let Self { full_path, data, .. } = self;
+        let mut elements = Elements::of(image)?;
+        let (mut path, mut has_passed_data) = (None, false);
+        while path.is_none() || !has_passed_data {
+            let Some(head) = elements.head() else {
+                match elements.next()? {
+                    None => break,
+                    Some(element) if [full_path, data].iter().any(|name| name.is(element.name)) => return Err(Unsure),
+                    Some(_) => continue,
+                }
+            };
+            if path.is_none() && elements.is_named(head, full_path) {
+                if elements.is_named(head, data) {
+                    // By configuration both are one field.
+                    return Err(Unsure);
+                }
+                path = Some(elements.take_text(full_path)?);
+            } else if !has_passed_data && elements.is_named(head, data) {
+                let (kind, value) = elements.take_named(data)?;
+                if kind == kind::DOCUMENT
+                    && let Some(id) = self.id_within(value)?
+                {
+                    return Ok(Some(id));
+                }
+                has_passed_data = true;
+            } else {
+                elements.next()?;
+            }
+        }
+        Ok(path.flatten().map(|path| path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)))
+    }
+
+    fn id_within<'a>(&self, user: &'a [u8]) -> Result<Option<&'a [u8]>, Unsure> {
+        let mut elements = Elements::of(user)?;
+        loop {
+            match elements.head() {
+                Some(head) if elements.is_named(head, &self.id) => return elements.take_text(&self.id),
+                Some(_) => drop(elements.next()?),
+                None => match elements.next()? {
+                    None => return Ok(None),
+                    Some(element) if self.id.is(element.name) => return Err(Unsure),
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+
     fn has(&self, name: &[u8]) -> bool {
-        self.tenant.iter().chain([&self.collection]).any(|ours| ours.text().as_bytes() == name)
+        self.tenant.iter().chain([&self.collection]).any(|ours| ours.is(name))
     }
 
     #[cold]
@@ -152,18 +208,20 @@ mod tests {
             ("t", Bson::String("one".into())),
             ("data", doc! { "tenant_id": "inside" }.into()),
         ];
-        let image = |_| {
-            let mut chosen = fields.to_vec();
-            chosen.shuffle(random);
-            chosen.truncate(random.random_range(0..=fields.len()));
-            let parts = chosen.iter().map(|(name, value)| doc! { *name: value.clone() }.to_vec().unwrap());
-            let inside: Vec<u8> = parts.flat_map(|part| part[4..part.len() - 1].to_vec()).collect();
-            let mut bytes = (inside.len() as i32 + 5).to_le_bytes().to_vec();
-            bytes.extend(inside);
-            bytes.push(0);
-            bytes
-        };
-        (0..2_000).map(image).collect()
+        (0..2_000).map(|_| image_of(&fields, random)).collect()
+    }
+
+    /// A document of some of these fields.
+    fn image_of(fields: &[(&str, Bson)], random: &mut StdRng) -> Vec<u8> {
+        let mut chosen = fields.to_vec();
+        chosen.shuffle(random);
+        chosen.truncate(random.random_range(0..=fields.len()));
+        let parts = chosen.iter().map(|(name, value)| doc! { *name: value.clone() }.to_vec().unwrap());
+        let inside: Vec<u8> = parts.flat_map(|part| part[4..part.len() - 1].to_vec()).collect();
+        let mut bytes = (inside.len() as i32 + 5).to_le_bytes().to_vec();
+        bytes.extend(inside);
+        bytes.push(0);
+        bytes
     }
 
     #[test]
@@ -197,6 +255,51 @@ mod tests {
                 }
             }
             assert!(sure > 5_000 && same > 100, "{sure} {same}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_that_of_the_mapping() {
+        let mut random = StdRng::seed_from_u64(12);
+        let user = |id: Bson| doc! { "n": 1, "id": id, "text": "The quick brown fox" };
+        let fields = [
+            ("_id", Bson::String("acme:00".into())),
+            ("fullpath", Bson::String("rooms/r1/messages/m1".into())),
+            ("fullpath", Bson::String("whole".into())),
+            ("fullpath", Bson::String("rooms/".into())),
+            ("fullpath", Bson::Int32(1)),
+            ("data", user(Bson::String("own".into())).into()),
+            ("data", user(Bson::Int32(1)).into()),
+            ("data", doc! { "id": Bson::Null }.into()),
+            ("data", doc! {}.into()),
+            ("data", Bson::String("none".into())),
+            ("version", Bson::Int64(7)),
+            (
+                "a",
+                Bson::RegularExpression(bson::Regex {
+                    pattern: "x".try_into().unwrap(),
+                    options: "".try_into().unwrap(),
+                }),
+            ),
+        ];
+        let one_field = Nested { full_path: "data".into(), ..Nested::default() };
+        for (nested, expected_sure) in [(Nested::default(), 5_000), (one_field, 500)] {
+            let names = Names::of(&nested);
+            let mapping = Mapping::Nested(nested);
+            let mut sure = 0;
+            let mut check = |image: &[u8]| {
+                let expected = super::document(image).and_then(|image| mapping.document_id(image));
+                if let Ok(id) = names.id(image) {
+                    assert_eq!(id.map(|id| crate::ingest::event::stored_text(id).to_vec()), expected, "{image:?}");
+                    sure += 1;
+                }
+            };
+            for _ in 0..2_000 {
+                let image = image_of(&fields, &mut random);
+                check(&image);
+                (0..5).for_each(|_| check(&broken(&image, &mut random)));
+            }
+            assert!(sure > expected_sure, "{sure}");
         }
     }
 

@@ -35,8 +35,9 @@ pub struct EventEntryRef<'a> {
 pub struct EventBody<'a> {
     pub id: EventId,
     pub operation: Operation,
-    pub tenant: &'a str,
-    pub collection: &'a str,
+    /// UTF-8, as is the next one.
+    pub tenant: &'a [u8],
+    pub collection: &'a [u8],
     /// One byte of BSON type, then the BSON value.
     pub document_id: &'a [u8],
     /// BSON, or empty.
@@ -75,7 +76,8 @@ impl From<EventEntryRef<'_>> for EventEntry {
 
 impl<'a> EventEntryRef<'a> {
     fn body(&self) -> EventBody<'a> {
-        let Self { id, operation, tenant, collection, document_id, document, .. } = *self;
+        let Self { id, operation, document_id, document, .. } = *self;
+        let (tenant, collection) = (self.tenant.as_bytes(), self.collection.as_bytes());
         EventBody { id, operation, tenant, collection, document_id, document }
     }
 }
@@ -98,7 +100,7 @@ impl EventBody<'_> {
         few.int(self.id.time);
         few.int(u64::from(self.id.k));
         few.byte(self.operation as u8);
-        for part in [self.tenant.as_bytes(), self.collection.as_bytes(), self.document_id] {
+        for part in [self.tenant, self.collection, self.document_id] {
             few.int(part.len() as u64);
             // Room is left for the next length.
             if part.len() + INT_BYTES_MAX <= few.room() {

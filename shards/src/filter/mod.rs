@@ -255,15 +255,15 @@ impl Filter {
     pub(crate) fn passed(&mut self, change: &Change, has_watchers: bool) {
         let claimed = has_watchers && self.documents_since.is_none();
         // Nobody asks a filter about a delete whose collection is unknown.
-        let place = match (&change.after, &change.before, &change.bare) {
+        let place = match (change.after(), change.before(), change.bare()) {
             (Some(image), ..) | (None, Some(image), _) => image.place,
             (None, None, Some(Bare { tenant: Some(tenant), collection: Some(collection) })) if !claimed => {
                 PlaceHash::of(tenant, collection)
             }
             _ => return,
         };
-        let before = change.before.as_ref().map(|image| image.place).filter(|before| *before != place);
-        let standing = if claimed { Standing::Held } else { self.standing_of([Some(place), before], &change.key) };
+        let before = change.before().map(|image| image.place).filter(|before| *before != place);
+        let standing = if claimed { Standing::Held } else { self.standing_of([Some(place), before], change.key()) };
         self.measure(standing);
     }
 

@@ -143,18 +143,21 @@ fn the_result_of_another_capture_is_not_taken() {
 }
 
 fn change(tenant: &str, collection: &str) -> Change {
+    change_of(tenant, collection, "document")
+}
+
+fn change_of(tenant: &str, collection: &str, document: &str) -> Change {
     let position = wire::Position { backend: wire::BackendId(1), lineage: wire::Lineage(1), time: 1, k: 1 };
-    let image = crate::Image::new(tenant.into(), collection.into(), bytes::Bytes::new());
-    let key = predicate::stored_id(bson::RawBsonRef::String("document"));
-    Change {
+    let key = predicate::stored_id(bson::RawBsonRef::String(document));
+    Change::copied(crate::NewChange {
         position,
         operation: wire::Operation::Insert,
         key: key.into(),
         document_id: None,
         before: None,
-        after: Some(image),
+        after: Some(crate::Image::new(tenant, collection, &[])),
         bare: None,
-    }
+    })
 }
 
 #[test]
@@ -162,7 +165,7 @@ fn keys_that_are_gone_and_let_too_much_through_are_built_away() {
     let config = FilterConfig { measured_over: 100, ..FilterConfig::default() };
     let mut filter = Filter::new(config, SEED);
     let [held, gone, never] = ["held", "gone", "never"].map(|name| change("t", name));
-    let place = |change: &Change| FilterKey::place(change.after.as_ref().unwrap().place);
+    let place = |change: &Change| FilterKey::place(change.after().unwrap().place);
     filter.add(place(&held));
     filter.add(place(&gone));
     filter.remove(place(&gone));
@@ -192,10 +195,10 @@ fn who_watches_a_document_watches_its_changes() {
     let watched = change("t", "c");
     filter.passed(&watched, false);
     assert_eq!(filter.counts.false_positives, 1);
-    filter.add(FilterKey::of_stored_id(&watched.key).unwrap());
+    filter.add(FilterKey::of_stored_id(watched.key()).unwrap());
     filter.passed(&watched, true);
     assert_eq!(filter.counts.false_positives, 1);
-    let other = Change { key: predicate::stored_id(bson::RawBsonRef::String("other")).into(), ..watched };
+    let other = change_of("t", "c", "other");
     filter.passed(&other, true);
     assert_eq!(filter.counts.false_positives, 2);
 }

@@ -12,19 +12,19 @@ use crate::config::BareDeletes;
 
 impl Index {
     pub(super) fn match_bare(&self, change: &Change, rules: &Rules<'_>, hits: &mut Vec<Hit>, counts: &mut MatchCounts) {
-        let bare = change.bare.as_ref();
-        let Some(tenant) = bare.and_then(|bare| bare.tenant.as_ref()) else {
+        let bare = change.bare();
+        let Some(tenant) = bare.and_then(|bare| bare.tenant) else {
             counts.bare_without_tenant += 1;
             return;
         };
-        let collection = bare.and_then(|bare| bare.collection.as_ref());
+        let collection = bare.and_then(|bare| bare.collection);
         let known = collection.and_then(|name| self.inner.partition(PlaceHash::of(tenant, name), tenant, name));
         let partitions: &[u32] = match collection {
             Some(_) => known.as_slice(),
             None => self.inner.partitions_of(tenant),
         };
         counts.is_watched = !partitions.is_empty();
-        self.inner.by_document(&change.key, |slot| {
+        self.inner.by_document(change.key(), |slot| {
             let Some(partition) = self.inner.partition_of(slot).filter(|at| partitions.contains(at)) else { return };
             counts.candidates += 1;
             let certainty = match self.is_decided_by_id(slot, partition, change) {
@@ -64,7 +64,7 @@ impl Index {
     fn document_of_id(&self, predicate: &Predicate, change: &Change) -> Option<RawDocumentBuf> {
         let mut document = RawDocumentBuf::new();
         match &*self.mapping {
-            Mapping::Plain => document.append(cstr!("_id"), raw_of_stored_id(&change.key)?),
+            Mapping::Plain => document.append(cstr!("_id"), raw_of_stored_id(change.key())?),
             Mapping::Nested(nested) => {
                 let id = predicate.document_id()?.as_text()?;
                 let mut user = RawDocumentBuf::new();

@@ -61,7 +61,7 @@ impl Index {
         let mut events: SmallVec<[Event<'c>; index::BATCH_MAX]> = SmallVec::new();
         let mut asked: SmallVec<[(&'c Change, MatchCounts); index::BATCH_MAX]> = SmallVec::new();
         for change in changes {
-            if change.before.is_none() && change.after.is_none() {
+            if !change.has_before() && !change.has_after() {
                 self.ask(&events, &asked, rules, matched);
                 events.clear();
                 asked.clear();
@@ -109,15 +109,16 @@ impl Index {
 }
 
 fn event_of<'c>(change: &'c Change, counts: &mut MatchCounts) -> Event<'c> {
-    let mut image = |image: &'c Option<Image>| {
-        let image = image.as_ref()?;
-        let Ok(document) = RawDocument::from_bytes(&image.document) else {
+    let mut image = |image: Option<Image<'c>>| {
+        let image = image?;
+        let Ok(document) = RawDocument::from_bytes(image.document) else {
             counts.bad_documents += 1;
             return None;
         };
-        Some(index::Image { place: image.place, tenant: &image.tenant, collection: &image.collection, document })
+        let (tenant, collection) = image.names();
+        Some(index::Image { place: image.place, tenant, collection, document })
     };
-    let (before, after) = (image(&change.before), image(&change.after));
+    let (before, after) = (image(change.before()), image(change.after()));
     let is_delete = change.operation == Operation::Delete;
     Event {
         change_type: match change.operation {
@@ -125,11 +126,11 @@ fn event_of<'c>(change: &'c Change, counts: &mut MatchCounts) -> Event<'c> {
             Operation::Update => ChangeType::Update,
             Operation::Delete => ChangeType::Delete,
         },
-        key: &change.key,
+        key: change.key(),
         // The before-image of what was soft-deleted doesn't count for an insert; of a delete the last image that matched counts.
-        looks_before: change.before.is_some() && change.operation != Operation::Insert,
-        looks_after: change.after.is_some() && (!is_delete || change.before.is_none()),
-        main: if is_delete && change.before.is_some() { Main::Before } else { Main::After },
+        looks_before: change.has_before() && change.operation != Operation::Insert,
+        looks_after: change.has_after() && (!is_delete || !change.has_before()),
+        main: if is_delete && change.has_before() { Main::Before } else { Main::After },
         before,
         after,
     }
@@ -152,8 +153,8 @@ fn hit_of(change: &Change, found: &Match, rules: &Rules<'_>) -> Option<Hit> {
         }
         (Operation::Update, before, after) => {
             // Without a before-image, nobody knows whether it matched before.
-            let transition = match (before, &change.before) {
-                (Verdict::Fails, Some(_)) => Transition::Enter,
+            let transition = match (before, change.has_before()) {
+                (Verdict::Fails, true) => Transition::Enter,
                 _ => Transition::Update,
             };
             (Shown::After, transition, after)

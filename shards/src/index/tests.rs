@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
-use bytes::Bytes;
 use predicate::{Budget, ChangeType, Context, Mapping, Nested, Outcome, Predicate, Source, stored_string_id};
 use proptest::prelude::*;
 use wire::{BackendId, Certainty, Lineage, Operation, Position, Transition};
 
 use super::*;
 use crate::config::BareDeletes;
-use crate::{Bare, Change, Image};
+use crate::{Bare, Change, Image, NewChange};
 
 const TENANTS: [&str; 2] = ["t", "u"];
 const COLLECTIONS: [&str; 2] = ["c", "d/e/f"];
@@ -145,35 +144,30 @@ impl Model {
 
     fn change(&self, operation: u8, id: usize, before: Option<&Look>, after: Option<&Look>, unknown: bool) -> Change {
         let operation = [Operation::Insert, Operation::Update, Operation::Delete][operation as usize];
-        let image = |look: &Look| {
-            let document = Bytes::from(self.document(IDS[id], look).into_bytes());
-            Image::new(TENANTS[look.tenant].into(), COLLECTIONS[look.collection].into(), document)
-        };
+        let place = |look: &Look| (TENANTS[look.tenant], COLLECTIONS[look.collection]);
         let home = after.or(before);
-        let (tenant, collection) =
-            home.map_or((TENANTS[0], COLLECTIONS[0]), |home| (TENANTS[home.tenant], COLLECTIONS[home.collection]));
+        let (tenant, collection) = home.map_or((TENANTS[0], COLLECTIONS[0]), place);
         let key = match &*self.mapping {
             Mapping::Plain => stored_string_id(IDS[id]),
             Mapping::Nested(_) => stored_string_id(&Nested::storage_id(tenant, collection, IDS[id])),
         };
         let bare = Bare {
-            tenant: (operation != Operation::Insert || !unknown).then(|| tenant.into()),
-            collection: (!unknown).then(|| collection.into()),
+            tenant: (operation != Operation::Insert || !unknown).then_some(tenant),
+            collection: (!unknown).then_some(collection),
         };
         // A stored id belongs to one place: a move between places has a new one, and so is no change of one document.
-        let before = before.filter(|before| {
-            matches!(*self.mapping, Mapping::Plain)
-                || (TENANTS[before.tenant], COLLECTIONS[before.collection]) == (tenant, collection)
-        });
-        Change {
+        let before =
+            before.filter(|before| matches!(*self.mapping, Mapping::Plain) || place(before) == (tenant, collection));
+        let [before, after] = [before, after].map(|look| look.map(|look| (place(look), self.document(IDS[id], look))));
+        Change::copied(NewChange {
             position: Position { backend: BackendId(1), lineage: Lineage(1), time: self.time, k: 1 },
             operation,
-            key: Bytes::from(key),
+            key: key.into(),
             document_id: None,
-            before: before.map(image),
-            after: after.map(image),
+            before: before.as_ref().map(image),
+            after: after.as_ref().map(image),
             bare: Some(bare),
-        }
+        })
     }
 
     fn document(&self, id: &str, look: &Look) -> RawDocumentBuf {
@@ -204,7 +198,7 @@ impl Model {
             .subs
             .iter()
             .filter_map(|(slot, sub)| {
-                let bare = change.before.is_none() && change.after.is_none();
+                let bare = !change.has_before() && !change.has_after();
                 let (shown, transition, certainty) =
                     if bare { self.bare(*slot, sub, change, bare_deletes)? } else { seen(sub, change)? };
                 Some(Hit { slot: *slot, shown, transition, certainty })
@@ -221,9 +215,9 @@ impl Model {
         change: &Change,
         bare_deletes: BareDeletes,
     ) -> Option<(Shown, Transition, Certainty)> {
-        let bare = change.bare.as_ref().expect("always given");
+        let bare = change.bare().expect("always given");
         let collection_known = bare.collection.is_some();
-        if bare.tenant.as_ref()? != sub.tenant || bare.collection.as_ref().is_some_and(|c| c != sub.collection) {
+        if bare.tenant? != sub.tenant || bare.collection.is_some_and(|c| c != sub.collection) {
             return None;
         }
         let place = Shown::NothingAt(self.index.inner.partition_of(slot).expect("it is there"));
@@ -232,7 +226,7 @@ impl Model {
             Mapping::Plain => stored_string_id(id),
             Mapping::Nested(_) => stored_string_id(&Nested::storage_id(sub.tenant, sub.collection, id)),
         };
-        let is_this = |id: &str| *change.key == *stored(id);
+        let is_this = |id: &str| *change.key() == *stored(id);
         let (shown, certainty) = match sub.source {
             0 if collection_known => (place, Certainty::Matched),
             8 => (place, is_this("1").then_some(Certainty::Matched)?),
@@ -244,29 +238,31 @@ impl Model {
     }
 }
 
+fn image<'a>(((tenant, collection), document): &'a ((&'static str, &'static str), RawDocumentBuf)) -> Image<'a> {
+    Image::new(tenant, collection, document.as_bytes())
+}
+
 /// What one subscription should see of a change with an image, by the rules as they are written.
 fn seen(sub: &Sub, change: &Change) -> Option<(Shown, Transition, Certainty)> {
-    let here = |image: &Option<Image>| {
-        image.clone().filter(|image| image.tenant == sub.tenant && image.collection == sub.collection)
-    };
-    let (before, after) = (here(&change.before), here(&change.after));
+    let here = |image: &Image<'_>| image.names() == (sub.tenant, sub.collection);
+    let (before, after) = (change.before().filter(here), change.after().filter(here));
     let change_type = match change.operation {
         Operation::Insert => ChangeType::Insert,
         Operation::Update => ChangeType::Update,
         Operation::Delete => ChangeType::Delete,
     };
-    let holds = |image: &Option<Image>| {
+    let holds = |image: &Option<Image<'_>>| {
         let Some(image) = image else { return false };
         let context = Context {
             tenant: sub.tenant,
             collection: sub.collection,
             change_type,
-            before: before.as_ref().map(|image| RawDocument::from_bytes(&image.document).unwrap()),
+            before: before.as_ref().map(|image| RawDocument::from_bytes(image.document).unwrap()),
         };
-        let document = RawDocument::from_bytes(&image.document).unwrap();
+        let document = RawDocument::from_bytes(image.document).unwrap();
         sub.predicate.evaluate(document, &context, &mut Budget { units: u64::MAX }) == Outcome::True
     };
-    let has_before = change.before.is_some();
+    let has_before = change.has_before();
     let last = if has_before { (&before, Shown::Before) } else { (&after, Shown::After) };
     let (b, a) = (holds(&before), holds(&after));
     let (shown, transition) = match change.operation {
@@ -323,8 +319,16 @@ fn bytes_that_are_no_document_match_nothing_and_are_counted() {
     let mut model = Model::new(Mapping::Plain, &predicates);
     model.take(&Step::Add { tenant: 0, collection: 0, source: 0, transitions: true });
     let look = Look { tenant: 0, collection: 0, a: None, b: None, double: false };
-    let mut change = model.change(0, 0, None, Some(&look), false);
-    change.after.as_mut().unwrap().document = Bytes::from_static(b"\x05\x00\x00");
+    let whole = model.change(0, 0, None, Some(&look), false);
+    let change = Change::copied(NewChange {
+        position: whole.position,
+        operation: whole.operation,
+        key: whole.key().into(),
+        document_id: None,
+        before: None,
+        after: Some(Image { document: b"\x05\x00\x00", ..whole.after().unwrap() }),
+        bare: None,
+    });
     let matched = model.hits(&change, BareDeletes::Unknown, u64::MAX, &|_| false);
     assert!(matched.hits.is_empty());
     assert_eq!(matched.ends[0].1.bad_documents, 1);

@@ -149,8 +149,9 @@ impl Shard {
     /// One of those that came together is noted, for all of them.
     fn note_hot(&mut self, batch: &Batch) {
         let (change, _) = &batch.changes[0];
-        if let Some(image) = change.after.as_ref().or(change.before.as_ref()) {
-            self.hot.observe(image.place, &image.tenant, &image.collection, batch.changes.len());
+        if let Some(image) = change.after().or(change.before()) {
+            let (tenant, collection) = image.names();
+            self.hot.observe(image.place, tenant, collection, batch.changes.len());
         }
     }
 
@@ -266,18 +267,19 @@ impl Shard {
         told: &[Told],
         out: &mut Vec<Output>,
     ) -> Vec<SubId> {
-        let missing = change.before.is_none()
+        let missing = !change.has_before()
             && change.operation != Operation::Insert
             && self.config.promises_before_images(change.position.backend);
         if !missing {
             return Vec::new();
         }
-        let place = match (&change.after, &change.bare) {
-            (Some(after), _) => Some((&after.tenant, &after.collection)),
-            (None, Some(bare)) => bare.tenant.as_ref().zip(bare.collection.as_ref()),
+        let bare = change.bare();
+        let place = match (change.after(), bare) {
+            (Some(after), _) => Some(after.names()),
+            (None, Some(bare)) => bare.tenant.zip(bare.collection),
             (None, None) => None,
         };
-        let slots: Vec<u32> = match (place, &change.bare) {
+        let slots: Vec<u32> = match (place, bare) {
             (Some((tenant, collection)), _) => self.index.members_of(tenant, collection).to_vec(),
             // Those whom it certainly concerns have been found. Of the others any may be meant, and none is told otherwise.
             (None, Some(Bare { tenant: Some(tenant), .. })) if self.config.bare_deletes == BareDeletes::Known => {
@@ -323,8 +325,8 @@ impl Shard {
         let entry = |groups| NewEntry { position: change.position, previous, what: What::Event, of_pass, groups };
         // Nearly always all are shown the same image.
         let image = match *shown {
-            [Shown::Before] => change.before.as_ref(),
-            [Shown::After] => change.after.as_ref(),
+            [Shown::Before] => change.before(),
+            [Shown::After] => change.after(),
             _ => None,
         };
         if let Some(image) = image {
@@ -343,17 +345,16 @@ impl Shard {
         let groups: SmallVec<[EventBody<'_>; 2]> = shown
             .iter()
             .map(|shown| match shown {
-                Shown::Before => body_of_image(change, change.before.as_ref()),
-                Shown::After => body_of_image(change, change.after.as_ref()),
+                Shown::Before => body_of_image(change, change.before()),
+                Shown::After => body_of_image(change, change.after()),
                 Shown::NothingAt(_) => {
                     let (tenant, collection) = places.next().map_or(("", ""), |(tenant, name)| (&**tenant, &**name));
-                    body_of(change, tenant, collection)
+                    body_of(change, tenant.as_bytes(), collection.as_bytes())
                 }
-                Shown::Nothing => body_of(
-                    change,
-                    change.bare.as_ref().and_then(|bare| bare.tenant.as_deref()).unwrap_or_default(),
-                    "",
-                ),
+                Shown::Nothing => {
+                    let tenant = change.bare().and_then(|bare| bare.tenant).unwrap_or_default();
+                    body_of(change, tenant.as_bytes(), &[])
+                }
             })
             .collect();
         self.append(&entry(&groups), told, out);
@@ -406,21 +407,21 @@ impl Shard {
     }
 }
 
-fn body_of_image<'a>(change: &'a Change, image: Option<&'a Image>) -> EventBody<'a> {
+fn body_of_image<'a>(change: &'a Change, image: Option<Image<'a>>) -> EventBody<'a> {
     let Some(image) = image else {
         debug_assert!(false, "an image is shown that isn't there");
-        return body_of(change, "", "");
+        return body_of(change, &[], &[]);
     };
-    EventBody { document: &image.document, ..body_of(change, &image.tenant, &image.collection) }
+    EventBody { document: image.document, ..body_of(change, image.tenant, image.collection) }
 }
 
-fn body_of<'a>(change: &'a Change, tenant: &'a str, collection: &'a str) -> EventBody<'a> {
+fn body_of<'a>(change: &'a Change, tenant: &'a [u8], collection: &'a [u8]) -> EventBody<'a> {
     EventBody {
         id: change.position,
         operation: change.operation,
         tenant,
         collection,
-        document_id: change.document_id.as_ref().unwrap_or(&change.key),
+        document_id: change.document_id(),
         document: &[],
     }
 }

@@ -121,7 +121,7 @@ impl ModelShard {
     }
 
     fn take(&mut self, item: FromIngest) {
-        let of = |change: &shards::Change| change.after.as_ref().expect("inserts only").place;
+        let of = |change: &shards::Change| change.after().expect("inserts only").place;
         match item {
             FromIngest::Change(change) => {
                 self.live = self.live.max(change.position.order());

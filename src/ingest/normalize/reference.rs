@@ -3,11 +3,10 @@
 
 use bson::{RawBsonRef, RawDocument};
 use bytes::Bytes;
-use bytestring::ByteString;
 use predicate::{Mapping, field, mapping::Nested};
-use shards::{Bare, Change, Image, Scope};
+use shards::{Bare, Change, Image, NewChange, Scope, StoredId};
 use smallvec::{SmallVec, smallvec};
-use wire::{GapReason, Operation, PlaceHash, Position};
+use wire::{GapReason, Operation, Position};
 
 use super::{super::event::Malformed, Skip};
 
@@ -24,14 +23,7 @@ pub(super) type Read = (Option<Vec<u8>>, Option<u64>, Result<Normalized, Malform
 
 pub(super) fn read(mapping: &Mapping, event: &Bytes, position: Position) -> Result<Read, Malformed> {
     let fields = Fields::parse(event)?;
-    let mut normalized = normalize(mapping, event, &fields, position);
-    if let Ok(Normalized::Change(change)) = &mut normalized
-        && change.document_id.is_none()
-    {
-        let image = change.after.as_ref().or(change.before.as_ref());
-        let document = image.and_then(|image| RawDocument::from_bytes(&image.document).ok());
-        change.document_id = document.and_then(|document| mapping.document_id(document)).map(Bytes::from);
-    }
+    let normalized = normalize(mapping, &fields, position);
     Ok((fields.token.map(|token| token.as_bytes().to_vec()), fields.cluster_time, normalized))
 }
 
@@ -87,10 +79,6 @@ fn namespace(ns: &RawDocument) -> (Option<&str>, Option<&str>) {
     (text("db"), text("coll"))
 }
 
-fn slice_of(event: &Bytes, text: &str) -> ByteString {
-    ByteString::try_from(event.slice_ref(text.as_bytes())).expect("the bytes of a text are a text")
-}
-
 struct Root<'a> {
     tenant: Option<&'a str>,
     collection: Option<&'a str>,
@@ -106,12 +94,7 @@ fn root<'a>(document: &'a RawDocument, names: &Nested) -> Root<'a> {
     }
 }
 
-fn normalize(
-    mapping: &Mapping,
-    event: &Bytes,
-    fields: &Fields<'_>,
-    position: Position,
-) -> Result<Normalized, Malformed> {
+fn normalize(mapping: &Mapping, fields: &Fields<'_>, position: Position) -> Result<Normalized, Malformed> {
     let operation = match fields.operation {
         "insert" => Operation::Insert,
         "update" | "replace" => Operation::Update,
@@ -133,39 +116,32 @@ fn normalize(
         return Ok(Normalized::Skip(Skip::LookedUpNothing));
     }
     match mapping {
-        Mapping::Plain => plain(event, fields, position, operation, key),
-        Mapping::Nested(names) => Ok(nested(names, event, fields, position, operation, key)),
+        Mapping::Plain => plain(fields, position, operation, key),
+        Mapping::Nested(names) => Ok(nested(mapping, names, fields, position, operation, key)),
     }
 }
 
 fn plain(
-    event: &Bytes,
     fields: &Fields<'_>,
     position: Position,
     operation: Operation,
     key: RawBsonRef<'_>,
 ) -> Result<Normalized, Malformed> {
-    let tenant = slice_of(event, fields.database.ok_or(Malformed::Lacks("ns.db"))?);
-    let collection = slice_of(event, fields.collection.ok_or(Malformed::Lacks("ns.coll"))?);
-    let place = PlaceHash::of(&tenant, &collection);
-    let image = |document: &RawDocument| Image {
-        place,
-        tenant: tenant.clone(),
-        collection: collection.clone(),
-        document: event.slice_ref(document.as_bytes()),
-    };
-    let before = fields.before.map(image);
-    let after = if operation == Operation::Delete { None } else { fields.after.map(image) };
-    let bare = (before.is_none() && after.is_none())
-        .then(|| Bare { tenant: Some(tenant.clone()), collection: Some(collection.clone()) });
-    let key = Bytes::from(predicate::stored_id(key));
-    let document_id = Some(key.clone());
-    Ok(Normalized::Change(Change { position, operation, key, document_id, before, after, bare }))
+    let tenant = fields.database.ok_or(Malformed::Lacks("ns.db"))?;
+    let collection = fields.collection.ok_or(Malformed::Lacks("ns.coll"))?;
+    let after = if operation == Operation::Delete { None } else { fields.after };
+    let [before, after] = [fields.before, after]
+        .map(|document| document.map(|document| Image::new(tenant, collection, document.as_bytes())));
+    let bare =
+        (before.is_none() && after.is_none()).then_some(Bare { tenant: Some(tenant), collection: Some(collection) });
+    let key = predicate::stored_id(key).into();
+    let change = NewChange { position, operation, key, document_id: None, before, after, bare };
+    Ok(Normalized::Change(Change::copied(change)))
 }
 
 fn nested(
+    mapping: &Mapping,
     names: &Nested,
-    event: &Bytes,
     fields: &Fields<'_>,
     position: Position,
     operation: Operation,
@@ -185,22 +161,23 @@ fn nested(
     }
 
     let seen_as = soft(names, fields, operation, &before_root, &after_root);
-    let image = |document: Option<&RawDocument>, found: Option<Root<'_>>| {
-        let (document, found) = document.zip(found)?;
-        let (tenant, collection) = (slice_of(event, found.tenant?), slice_of(event, found.collection?));
-        Some(Image::new(tenant, collection, event.slice_ref(document.as_bytes())))
-    };
     let before = image(fields.before, before_root);
     let after = image(after, after_root);
     let bare = match (&before, &after) {
-        (None, None) if operation == Operation::Delete => {
-            Some(Bare { tenant: key_tenant.map(|tenant| slice_of(event, tenant)), collection: None })
-        }
+        (None, None) if operation == Operation::Delete => Some(Bare { tenant: key_tenant, collection: None }),
         (None, None) => return Normalized::Skip(Skip::NoPlace),
         _ => None,
     };
-    let key = Bytes::from(predicate::stored_id(key));
-    Normalized::Change(Change { position, operation: seen_as, key, document_id: None, before, after, bare })
+    let document = after.or(before).and_then(|image| RawDocument::from_bytes(image.document).ok());
+    let document_id = document.and_then(|document| mapping.document_id(document)).map(StoredId::from);
+    let key = predicate::stored_id(key).into();
+    let change = NewChange { position, operation: seen_as, key, document_id, before, after, bare };
+    Normalized::Change(Change::copied(change))
+}
+
+fn image<'a>(document: Option<&'a RawDocument>, found: Option<Root<'a>>) -> Option<Image<'a>> {
+    let (document, found) = document.zip(found)?;
+    Some(Image::new(found.tenant?, found.collection?, document.as_bytes()))
 }
 
 fn soft(

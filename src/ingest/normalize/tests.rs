@@ -97,21 +97,21 @@ fn quickly(mapping: &Arc<Mapping>, event: &Bytes) -> Result<Read, Malformed> {
 /// The places that an event is routed by are those of the change that is made of it.
 fn check_places(found: &Found<'_>, change: &Change) {
     let mut expected: SmallVec<[PlaceHash; 2]> = SmallVec::new();
-    for image in [&change.after, &change.before].into_iter().flatten() {
-        assert_eq!(image.place, PlaceHash::of(&image.tenant, &image.collection));
+    for image in [change.after(), change.before()].into_iter().flatten() {
+        assert_eq!(image.place, PlaceHash::of_bytes(image.tenant, image.collection));
         if !expected.contains(&image.place) {
             expected.push(image.place);
         }
     }
     let places = found.places().map(|places| places.into_iter().flatten().collect::<SmallVec<[PlaceHash; 2]>>());
-    match &change.bare {
+    match change.bare() {
         None => assert_eq!(places, Some(expected)),
         Some(Bare { tenant: Some(tenant), collection: Some(collection) }) => {
             assert_eq!(places, Some(smallvec![PlaceHash::of(tenant, collection)]));
         }
         Some(_) => assert_eq!(places, None),
     }
-    assert_eq!(format!("{:?}", predicate::raw_of_stored_id(&change.key)), format!("{:?}", Some(found.key.value())));
+    assert_eq!(format!("{:?}", predicate::raw_of_stored_id(change.key())), format!("{:?}", Some(found.key.value())));
 }
 
 fn check(mappings: &[Arc<Mapping>], event: Vec<u8>) -> [u32; 3] {

@@ -345,8 +345,8 @@ proptest! {
         let shared = EventBody {
             id: entry.id,
             operation: entry.operation,
-            tenant: &entry.tenant,
-            collection: &entry.collection,
+            tenant: entry.tenant.as_bytes(),
+            collection: entry.collection.as_bytes(),
             document_id: &entry.document_id,
             document: &entry.document,
         };

@@ -4,10 +4,9 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use predicate::Mapping;
-use shards::{Change, FromIngest, Image};
-use wire::{Delivery, Handle, Operation, Positions, SubscribeItem, SubscriptionKey, Transition};
+use shards::{Change, FromIngest, Image, NewChange};
+use wire::{Delivery, Handle, Operation, PlaceHash, Positions, SubscribeItem, SubscriptionKey, Transition};
 use workload::matching::{Answer, MatchSource, Pool, World};
 
 use crate::{
@@ -80,15 +79,11 @@ pub(in crate::compare) fn item(world: &World, subscription: usize, source: Match
 
 /// The changes of the pool's events, as slices of one piece of memory.
 fn templates(world: &World, pool: &Pool) -> Vec<Change> {
-    let places: Vec<(ByteString, ByteString)> = (0..world.places())
-        .map(|collection| {
-            let (tenant, collection) = world.place(collection);
-            (tenant.into(), collection.into())
-        })
-        .collect();
+    let places: Vec<(String, String)> = (0..world.places()).map(|collection| world.place(collection)).collect();
     let mut bytes: Vec<u8> = Vec::new();
     for event in (0..pool.len()).map(|event| pool.event(event)) {
-        for part in [event.key, event.before.unwrap_or_default(), event.after] {
+        let (tenant, collection) = &places[event.collection];
+        for part in [tenant.as_bytes(), collection.as_bytes(), event.before.unwrap_or_default(), event.after] {
             bytes.extend_from_slice(part);
         }
     }
@@ -96,17 +91,23 @@ fn templates(world: &World, pool: &Pool) -> Vec<Change> {
     let change = |event: usize| {
         let event = pool.event(event);
         let (tenant, collection) = &places[event.collection];
-        let key = rest.split_to(event.key.len());
-        let mut image = |document: &[u8]| Image::new(tenant.clone(), collection.clone(), rest.split_to(document.len()));
-        Change {
+        let before = event.before.map_or(0, <[u8]>::len);
+        let whole = rest.split_to(tenant.len() + collection.len() + before + event.after.len());
+        let (tenant, part) = whole.split_at(tenant.len());
+        let (collection, part) = part.split_at(collection.len());
+        let (before, after) = part.split_at(before);
+        let place = PlaceHash::of_bytes(tenant, collection);
+        let image = |document| Image { place, tenant, collection, document };
+        let new = NewChange {
             position: position(0),
             operation: if event.before.is_some() { Operation::Update } else { Operation::Insert },
-            document_id: Some(key.clone()),
-            key,
-            before: event.before.map(&mut image),
-            after: Some(image(event.after)),
+            key: event.key.into(),
+            document_id: None,
+            before: event.before.map(|_| image(before)),
+            after: Some(image(after)),
             bare: None,
-        }
+        };
+        Change::of_event(&whole, new)
     };
     (0..pool.len()).map(change).collect()
 }

@@ -6,7 +6,7 @@ use predicate::{Mapping, Predicate, Source};
 use wire::{BackendId, Epoch, ErrorCode, Hello, Lineage, Operation, Position, Positions, ShardAddress, SlotTable};
 
 use crate::{
-    Admission, BackendConfig, Change, Command, FromIngest, Image, Refusal, ShardConfig,
+    Admission, BackendConfig, Change, Command, FromIngest, Image, NewChange, Refusal, ShardConfig,
     driver::{
         AdmissionAnswer, AuthorizedGateway, CellSignal, FilterBuilder, FromShard, QuicConfig, RingProducer,
         RuntimeChoice, ShardHandle, ShardThread, ShardThreadConfig, core::Core, thread,
@@ -210,15 +210,13 @@ pub(super) fn insert(position: Position, number: i32) -> Arc<Change> {
     let document = bson::serialize_to_raw_document_buf(&bson::doc! { "_id": number }).unwrap();
     let mut key = vec![bson::spec::ElementType::Int32 as u8];
     key.extend_from_slice(&number.to_le_bytes());
-    let key = bytes::Bytes::from(key);
-    let after = Image::new("t".into(), "c".into(), document.into_bytes().into());
-    Arc::new(Change {
+    Arc::new(Change::copied(NewChange {
         position,
         operation: Operation::Insert,
-        document_id: Some(key.clone()),
-        key,
+        key: key.into(),
+        document_id: None,
         before: None,
-        after: Some(after),
+        after: Some(Image::new("t", "c", document.as_bytes())),
         bare: None,
-    })
+    }))
 }

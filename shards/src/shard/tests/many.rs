@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use predicate::{Predicate, Source, stored_string_id};
 use wire::*;
 
@@ -117,17 +117,15 @@ fn shard_of(
 }
 
 fn insert(time: u64, document: &bson::RawDocumentBuf) -> FromIngest {
-    let key = Bytes::copy_from_slice(&stored_string_id("d"));
-    let document = Bytes::copy_from_slice(document.as_bytes());
-    FromIngest::Change(Arc::new(Change {
+    FromIngest::Change(Arc::new(Change::copied(NewChange {
         position: position(time),
         operation: Operation::Insert,
-        document_id: Some(key.clone()),
-        key,
+        key: stored_string_id("d").into(),
+        document_id: None,
         before: None,
-        after: Some(Image::new(TENANT.into(), "c".into(), document)),
+        after: Some(Image::new(TENANT, "c", document.as_bytes())),
         bare: None,
-    }))
+    })))
 }
 
 #[test]
@@ -218,15 +216,15 @@ fn a_bare_delete_that_concerns_many_collections_names_each() {
     let of =
         |i: usize| SubscribeItem { collection: format!("c{i}"), filters: by_id.into(), ..item(&format!("s{i}"), "") };
     let (mut shard, mut readers) = shard_of(EACH, |config| config.bare_deletes = BareDeletes::Known, of);
-    let change = Change {
+    let change = Change::copied(NewChange {
         position: position(1),
         operation: Operation::Delete,
-        key: Bytes::copy_from_slice(&stored_string_id("d")),
+        key: stored_string_id("d").into(),
         document_id: None,
         before: None,
         after: None,
-        bare: Some(Bare { tenant: Some(TENANT.into()), collection: None }),
-    };
+        bare: Some(Bare { tenant: Some(TENANT), collection: None }),
+    });
     shard.ingest([FromIngest::Change(Arc::new(change))], Millis(0), &mut Vec::new());
     shard.check_invariants();
     for (connection, reader) in &mut readers {

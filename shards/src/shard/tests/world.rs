@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bson::{RawDocumentBuf, rawdoc};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use predicate::{Mapping, Predicate, Source, stored_string_id};
 use wire::*;
 
@@ -365,16 +365,15 @@ impl World {
     /// The document is gone, and nothing but its tenant is known.
     pub(super) fn delete_bare(&mut self, id: &str) {
         self.time += 1;
-        let key = Bytes::from(stored_string_id(id));
-        let change = Change {
+        let change = Change::copied(NewChange {
             position: position(self.time),
             operation: Operation::Delete,
-            document_id: Some(key.clone()),
-            key,
+            key: stored_string_id(id).into(),
+            document_id: None,
             before: None,
             after: None,
-            bare: Some(Bare { tenant: Some("t".into()), collection: None }),
-        };
+            bare: Some(Bare { tenant: Some("t"), collection: None }),
+        });
         self.live(FromIngest::Change(Arc::new(change)));
     }
 
@@ -392,13 +391,11 @@ impl World {
     ) {
         *if backend == OTHER { &mut self.other_time } else { &mut self.time } += 1;
         let position = self.now_of(backend);
-        let key = Bytes::from(stored_string_id(id));
-        let image = |a: &str| Image::new("t".into(), "c".into(), Bytes::from(document(id, a).into_bytes()));
-        let (before, after) = (before.map(image), after.map(image));
-        let bare = (before.is_none() && after.is_none())
-            .then(|| Bare { tenant: Some("t".into()), collection: Some("c".into()) });
-        let document_id = Some(key.clone());
-        let change = Change { position, operation, key, document_id, before, after, bare };
+        let key = stored_string_id(id).into();
+        let [before, after] = [before, after].map(|a| a.map(|a| document(id, a)));
+        let bare = (before.is_none() && after.is_none()).then_some(Bare { tenant: Some("t"), collection: Some("c") });
+        let (before, after) = (before.as_ref().map(image), after.as_ref().map(image));
+        let change = Change::copied(NewChange { position, operation, key, document_id: None, before, after, bare });
         self.live(FromIngest::Change(Arc::new(change)));
     }
 
@@ -533,6 +530,10 @@ impl Seen {
     pub(super) fn is(&self, expected: &[&str]) {
         assert_eq!(self.0, expected);
     }
+}
+
+fn image(document: &RawDocumentBuf) -> Image<'_> {
+    Image::new("t", "c", document.as_bytes())
 }
 
 fn document(id: &str, a: &str) -> RawDocumentBuf {
