@@ -6,7 +6,7 @@
 //! have come are drained before an [`Input::Tick`]. What takes long is worked off in slices: call [`Shard::work`] once a round.
 //!
 //! Invariants:
-//! - The delivery log and the Gateways' lists of its entries agree, as do a subscription's `owed` and its unsettled targets.
+//! - The delivery log and the Gateways' lists of its entries agree.
 //! - A subscription is hit only while it is live, and is live only since the ingest thread routes by a filter that holds it.
 //! - What is sent to a Gateway under a handle is in the source's order: replays are queued when the handle is bound, and only
 //!   entries that come later are queued behind them.
@@ -43,7 +43,7 @@ use crate::passes::Passes;
 use crate::sample::Samples;
 use crate::session::{Item, Sent};
 use crate::stats::{ShardStats, SubscriptionCounts, SyncState};
-use crate::subscription::{GatewayId, Pending, SubId, Subscriptions};
+use crate::subscription::{GatewayId, Pending, Subscription, Subscriptions};
 use crate::{ConnectionId, FilterSnapshot, FilterStep, Input, Millis, Output, Ticket};
 
 #[derive(Debug)]
@@ -253,7 +253,6 @@ impl Shard {
         self.log.check_invariants();
         self.subs.check_invariants();
         self.pending.check_invariants();
-        let mut owed: HashMap<SubId, u32> = HashMap::new();
         for (number, entry) in self.log.iter() {
             for (gateway, slice) in entry.slices() {
                 let gateway = self.gateways.get(gateway).expect("a Gateway with log entries is known");
@@ -264,7 +263,8 @@ impl Shard {
                     let waits = self.subs.get(target.sub).is_some()
                         && !self.subs.is_skipped(target.sub, number, &entry.position);
                     assert!(waits || gateway.forgiving.is_some(), "entry {number} is owed to nobody, for good");
-                    *owed.entry(target.sub).or_default() += 1;
+                    let is_known = |sub: &Subscription| sub.may_be_told_from(number);
+                    assert!(self.subs.get(target.sub).is_none_or(is_known), "entry {number} is owed in secret");
                 }
             }
         }
@@ -273,10 +273,10 @@ impl Shard {
         for (id, sub) in self.subs.iter() {
             behind += u64::from(self.subs.is_behind(id));
             self.check_behind(id);
-            assert_eq!(owed.remove(&id).unwrap_or(0), sub.owed, "owed to {id:?}");
             assert!(self.gateways.get(self.subs.gateway_of(sub)).is_some(), "{id:?} is of no known Gateway");
             waiting += usize::from(!sub.is_live());
-            let number = (!sub.is_live()).then(|| sub.pending_number());
+            let rest = self.subs.rest(id).filter(|_| !sub.is_live());
+            let number = rest.map(|rest| rest.pending_number());
             assert!(number.is_none_or(|number| self.pending.is(number, id)), "{id:?} waits somewhere else");
         }
         assert_eq!(waiting, self.pending.len(), "those that aren't live, and those that wait");

@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! - A slot is used again, its stamp isn't: a [`SubId`] of a subscription that has ended never finds another one.
-//! - `owed` counts the targets in the log that name the subscription and aren't settled.
+//! - A subscription that a target in the log names, which isn't settled, is one that may be told from there on
+//!   ([`Subscription::may_be_told_from`]).
 //! - A subscription is in the look-up table and in its Gateway's list of members as long as it is here.
 
 mod behind;
@@ -29,7 +30,7 @@ use self::id::{Fingerprint, Id, Sought};
 pub(crate) use self::members::Members;
 pub(crate) use self::pending::Pending;
 use self::record::{BY_SESSION, LIVE, RARE, TAKEN, TRANSITIONS, Tail};
-pub(crate) use self::record::{Rare, Subscription};
+pub(crate) use self::record::{Rare, Rest, Subscription};
 use self::shared::{Owners, Sinces};
 use self::split::SplitTable;
 use crate::FilterKey;
@@ -110,6 +111,8 @@ pub(crate) struct Subscriptions {
 #[derive(Debug, Default)]
 struct Chunk {
     places: Vec<Subscription>,
+    /// By place.
+    rest: Vec<Rest>,
     /// Where the list of vacant places begins.
     vacant: u32,
     taken: u32,
@@ -149,8 +152,8 @@ impl Subscriptions {
         let owner = self.owners.find(self.seed, gateway, &key.tenant)?;
         let sought = Sought::of(&key.id);
         let slot = self.lookup.find(hash(self.seed, owner, |seed| sought.hash(seed)), |slot| {
-            let place = self.place(*slot);
-            place.is_some_and(|place| place.owner == owner && place.id.is(&sought))
+            let place = self.place(*slot).filter(|place| place.owner == owner);
+            place.is_some() && self.rest_at(*slot).id.is(&sought)
         })?;
         self.at(slot).map(|(id, _)| id)
     }
@@ -164,24 +167,17 @@ impl Subscriptions {
         let seed = self.seed;
         let place = self.place_mut(slot);
         let stamp = place.stamp;
-        *place = Subscription {
-            id: Id::of(&key.id),
-            filter_key,
-            content: content.0,
-            stamp,
-            owner,
-            ttl: TAKEN,
-            before: members.last,
-            ..Subscription::VACANT
-        };
+        *place = Subscription { stamp, owner, bits: TAKEN, ..Subscription::VACANT };
         place.set(TRANSITIONS, transitions);
         place.set(BY_SESSION, by_session);
-        place.set_ttl(ttl_s);
-        place.set_expires_at(expires_at);
-        let hash = hash(seed, owner, |seed| place.id.hash(seed));
+        let rest = self.rest_at_mut(slot);
+        *rest = Rest { id: Id::of(&key.id), filter_key, content: content.0, before: members.last, ..Rest::VACANT };
+        rest.set_ttl(ttl_s);
+        rest.set_expires_at(expires_at);
+        let hash = hash(seed, owner, |seed| rest.id.hash(seed));
         match members.last {
             NOBODY => members.first = slot,
-            last => self.place_mut(last).after = slot,
+            last => self.rest_at_mut(last).after = slot,
         }
         members.last = slot;
         members.count += 1;
@@ -198,11 +194,11 @@ impl Subscriptions {
 
     pub(crate) fn remove(&mut self, members: &mut Members, id: SubId) -> Option<Ended> {
         let sub = self.get(id)?;
-        let (owner, live, since) = (sub.owner, sub.is_live(), sub.since);
-        let (before, after, by_session) = (sub.before, sub.after, sub.is_kept_by_session());
-        let hash = hash(self.seed, owner, |seed| sub.id.hash(seed));
-        let filter_key = sub.filter_key;
-        let key = self.key_of(sub);
+        let (owner, live, by_session) = (sub.owner, sub.is_live(), sub.is_kept_by_session());
+        let rest = self.rest_at(id.slot);
+        let Rest { since, before, after, filter_key, .. } = *rest;
+        let hash = hash(self.seed, owner, |seed| rest.id.hash(seed));
+        let key = self.key_of(id)?;
 
         let (chunks, seed) = (&self.chunks, self.seed);
         self.lookup.remove(hash, id.slot, |slot| hash_of(chunks, seed, slot));
@@ -212,11 +208,11 @@ impl Subscriptions {
         }
         match before {
             NOBODY => members.first = after,
-            before => self.place_mut(before).after = after,
+            before => self.rest_at_mut(before).after = after,
         }
         match after {
             NOBODY => members.last = before,
-            after => self.place_mut(after).before = before,
+            after => self.rest_at_mut(after).before = before,
         }
         if members.walk == id.slot {
             members.walk = after;
@@ -235,6 +231,16 @@ impl Subscriptions {
     pub(crate) fn get_mut(&mut self, id: SubId) -> Option<&mut Subscription> {
         let chunk = self.chunks.get_mut(chunk_of(id.slot))?;
         chunk.places.get_mut(place_of(id.slot)).filter(|place| place.stamp == id.stamp && place.has(TAKEN))
+    }
+
+    /// What else there is of it.
+    pub(crate) fn rest(&self, id: SubId) -> Option<&Rest> {
+        self.get(id).map(|_| self.rest_at(id.slot))
+    }
+
+    pub(crate) fn rest_mut(&mut self, id: SubId) -> Option<&mut Rest> {
+        self.get(id)?;
+        Some(self.rest_at_mut(id.slot))
     }
 
     /// Who is at this slot now.
@@ -267,13 +273,17 @@ impl Subscriptions {
         self.owners.get(sub.owner).gateway
     }
 
-    pub(crate) fn key_of(&self, sub: &Subscription) -> SubscriptionKey {
-        SubscriptionKey { tenant: self.owners.get(sub.owner).tenant.to_string(), id: sub.id.text() }
+    pub(crate) fn key_of(&self, id: SubId) -> Option<SubscriptionKey> {
+        let tenant = self.owners.get(self.get(id)?.owner).tenant.to_string();
+        Some(SubscriptionKey { tenant, id: self.rest_at(id.slot).id.text() })
     }
 
     /// Indexed without a break since. Empty as long as it isn't live.
-    pub(crate) fn live_from(&self, sub: &Subscription) -> &Positions {
-        if sub.is_live() { self.sinces.get(sub.since) } else { &NOWHERE }
+    pub(crate) fn live_from(&self, id: SubId) -> &Positions {
+        match self.get(id) {
+            Some(sub) if sub.is_live() => self.sinces.get(self.rest_at(id.slot).since),
+            _ => &NOWHERE,
+        }
     }
 
     /// Contents that its id has had, with this one.
@@ -367,8 +377,8 @@ impl Subscriptions {
         match self.get_mut(id) {
             Some(sub) => {
                 debug_assert!(!sub.is_live(), "{id:?} goes live twice");
-                sub.since = since;
                 sub.set(LIVE, true);
+                self.rest_at_mut(id.slot).since = since;
             }
             None => self.sinces.leave(since),
         }
@@ -376,18 +386,18 @@ impl Subscriptions {
 
     /// Its history begins anew.
     pub(crate) fn live_anew(&mut self, id: SubId, from: &Positions) {
-        let Some(old) = self.get(id).filter(|sub| sub.is_live()).map(|sub| sub.since) else { return };
-        let since = self.sinces.enter(from);
-        self.sinces.leave(old);
-        if let Some(sub) = self.get_mut(id) {
-            sub.since = since;
+        if !self.get(id).is_some_and(Subscription::is_live) {
+            return;
         }
+        let since = self.sinces.enter(from);
+        let old = std::mem::replace(&mut self.rest_at_mut(id.slot).since, since);
+        self.sinces.leave(old);
     }
 
     /// Its number among those that wait is another.
     pub(crate) fn set_pending_number(&mut self, id: SubId, number: u32) {
-        if let Some(sub) = self.get_mut(id).filter(|sub| !sub.is_live()) {
-            sub.since = number;
+        if self.get(id).is_some_and(|sub| !sub.is_live()) {
+            self.rest_at_mut(id.slot).since = number;
         }
     }
 
@@ -400,8 +410,8 @@ impl Subscriptions {
 
     /// The next one of a walk that [`Members::start_walk`] began. Whoever comes in behind it is met too, whoever ends is not.
     pub(crate) fn walk(&self, members: &mut Members) -> Option<SubId> {
-        let (id, sub) = self.at(members.walk)?;
-        members.walk = sub.after;
+        let (id, _) = self.at(members.walk)?;
+        members.walk = self.rest_at(id.slot).after;
         Some(id)
     }
 
@@ -413,7 +423,7 @@ impl Subscriptions {
         let mut next = members.first;
         std::iter::from_fn(move || {
             let (id, sub) = self.at(next)?;
-            next = sub.after;
+            next = self.rest_at(id.slot).after;
             Some((id, sub))
         })
     }
@@ -426,6 +436,15 @@ impl Subscriptions {
     /// Expects a slot that has a place.
     fn place_mut(&mut self, slot: u32) -> &mut Subscription {
         &mut self.chunks[chunk_of(slot)].places[place_of(slot)]
+    }
+
+    /// Expects a slot that has a place, as does the next one.
+    fn rest_at(&self, slot: u32) -> &Rest {
+        &self.chunks[chunk_of(slot)].rest[place_of(slot)]
+    }
+
+    fn rest_at_mut(&mut self, slot: u32) -> &mut Rest {
+        &mut self.chunks[chunk_of(slot)].rest[place_of(slot)]
     }
 
     /// A vacant place, which is still marked so.
@@ -443,12 +462,14 @@ impl Subscriptions {
                 // The first one grows as vectors do, so that few subscriptions take little.
                 if chunk.places.is_empty() && at > 0 {
                     chunk.places.reserve_exact(CHUNK);
+                    chunk.rest.reserve_exact(CHUNK);
                 }
                 chunk.places.push(Subscription { stamp: chunk.stamp, ..Subscription::VACANT });
+                chunk.rest.push(Rest::VACANT);
                 chunk.places.len() as u32 - 1
             }
             vacant => {
-                chunk.vacant = chunk.places[vacant as usize].after;
+                chunk.vacant = chunk.rest[vacant as usize].after;
                 vacant
             }
         };
@@ -469,7 +490,8 @@ impl Subscriptions {
         if let Some(tail) = chunk.tails.get_mut(place_of(id.slot)) {
             *tail = Tail::default();
         }
-        *place = Subscription { stamp: place.stamp, after: chunk.vacant, ..Subscription::VACANT };
+        *place = Subscription { stamp: place.stamp, ..Subscription::VACANT };
+        chunk.rest[place_of(id.slot)] = Rest { after: chunk.vacant, ..Rest::VACANT };
         chunk.taken -= 1;
         // A place whose stamps are used up stays empty for good.
         if let Some(stamp) = place.stamp.checked_add(1) {
@@ -509,7 +531,8 @@ impl Subscriptions {
             }
         }
         for (id, sub) in self.iter() {
-            assert_eq!(self.find(self.gateway_of(sub), &self.key_of(sub)), Some(id), "{id:?} isn't found by its key");
+            let key = self.key_of(id).expect("it is here");
+            assert_eq!(self.find(self.gateway_of(sub), &key), Some(id), "{id:?} isn't found by its key");
         }
     }
 }
@@ -525,8 +548,8 @@ fn place_of(slot: u32) -> usize {
 }
 
 fn hash_of(chunks: &[Chunk], seed: u64, slot: u32) -> u64 {
-    let place = &chunks[chunk_of(slot)].places[place_of(slot)];
-    hash(seed, place.owner, |seed| place.id.hash(seed))
+    let Chunk { places, rest, .. } = &chunks[chunk_of(slot)];
+    hash(seed, places[place_of(slot)].owner, |seed| rest[place_of(slot)].id.hash(seed))
 }
 
 fn hash(seed: u64, owner: u32, of_id: impl FnOnce(u64) -> u64) -> u64 {

@@ -276,8 +276,8 @@ impl Log {
         number
     }
 
-    /// Settles these targets of an entry, and names those that weren't settled before. Without effect on what has left the log.
-    pub(crate) fn settle_all(&mut self, number: u64, targets: Range<u32>, mut settled: impl FnMut(SubId)) {
+    /// Settles these targets of an entry. Without effect on what is settled, or has left the log.
+    pub(crate) fn settle_all(&mut self, number: u64, targets: Range<u32>) {
         let Some(at) = self.place(number) else { return };
         let Some(entry) = self.entries.get_mut(at) else { return };
         let range = targets.start as usize..targets.end as usize;
@@ -289,7 +289,6 @@ impl Log {
             if !target.settle() {
                 entry.unsettled -= 1;
                 self.unsettled_entries -= usize::from(entry.unsettled == 0);
-                settled(target.sub);
             }
         }
     }

@@ -56,7 +56,7 @@ impl Shard {
     pub(super) fn fall_behind(&mut self, id: SubId, at: Position, how: Falls, cause: Cause, out: &mut Vec<Output>) {
         let backend = at.backend;
         let Some(sub) = self.subs.get(id) else { return };
-        let (gateway, owes) = (self.subs.gateway_of(sub), sub.owed > 0);
+        let gateway = self.subs.gateway_of(sub);
         let is_bound = self.gateways.session(gateway).is_some_and(|session| session.has_bound(sub));
         let is_new = !self.subs.is_behind(id);
         let since = self.stops_waiting(id, backend);
@@ -82,7 +82,7 @@ impl Shard {
             self.stats.subscriptions_behind += 1;
             self.stats.catch_ups.count(cause);
         }
-        if how != Falls::Ahead && owes {
+        if how != Falls::Ahead && self.may_be_owed(gateway, id) {
             self.forgive_later(gateway);
         }
         if !is_bound {

@@ -19,7 +19,7 @@ impl Shard {
         if sub.is_live() {
             return true;
         }
-        let number = sub.pending_number();
+        let Some(number) = self.subs.rest(id).map(|rest| rest.pending_number()) else { return false };
         let Some(live_from) = self.pending.live_from(number).cloned() else { return false };
         self.waits_no_more(number);
         self.activate(id, &live_from, out);
@@ -235,11 +235,12 @@ impl Shard {
         let gateway = self.subs.gateway_of(sub);
         let Some(session) = self.gateways.session_mut(gateway) else { return };
         let Some((mark, handle)) = session.next_handle() else { return };
+        let Some(key) = self.subs.key_of(id) else { return };
         let bound = Bound {
             handle,
-            key: self.subs.key_of(sub),
+            key,
             generation: self.subs.generation_of(id),
-            live_from: self.subs.live_from(sub).clone(),
+            live_from: self.subs.live_from(id).clone(),
             leaves: self.config.promises_leaves(),
         };
         let broken = self.subs.rare_if_any(id).and_then(|rare| rare.broken.take());
@@ -288,7 +289,7 @@ impl Shard {
         if presented.iter().any(lineage_is_over) {
             return Begin::Anew(ResyncReason::LineageChanged);
         }
-        let live_from = self.subs.live_from(sub);
+        let live_from = self.subs.live_from(id);
         let tail = self.subs.tail_of(id);
         let is_behind = |backend| rare.is_some_and(|rare| rare.behind(backend).is_some());
         let too_old = |position: &Position| {

@@ -102,11 +102,11 @@ impl Shard {
         let time = self.time;
         let (id, registration) = match self.subs.find(gateway, &item.key) {
             Some(id) => {
-                let Some(sub) = self.subs.get_mut(id).filter(|sub| sub.is_of(&content)) else {
+                let Some(rest) = self.subs.rest_mut(id).filter(|rest| rest.is_of(&content)) else {
                     return CommandReply::Exists;
                 };
-                sub.set_ttl(ttl_s);
-                sub.set_expires_at(time + expires_in_ms);
+                rest.set_ttl(ttl_s);
+                rest.set_expires_at(time + expires_in_ms);
                 self.stats.subscriptions_renewed += 1;
                 (id, Registration::Renewed)
             }
@@ -131,18 +131,19 @@ impl Shard {
 
     /// The version of the filter that it waits for. For one that is live, one that the ingest thread routes by.
     fn filter_version_of(&self, id: SubId) -> u64 {
-        match self.subs.get(id) {
-            Some(sub) if !sub.is_live() => self.pending.version(sub.pending_number()),
-            _ => self.filter_seen,
+        let waits = self.subs.get(id).is_some_and(|sub| !sub.is_live());
+        match self.subs.rest(id).filter(|_| waits) {
+            Some(rest) => self.pending.version(rest.pending_number()),
+            None => self.filter_seen,
         }
     }
 
     fn renew_over_http(&mut self, gateway: &str, key: &SubscriptionKey) -> CommandReply {
         let time = self.time;
-        match self.find(gateway, key).and_then(|id| self.subs.get_mut(id)) {
-            Some(sub) => {
-                let expires_in_ms = sub.ttl_ms();
-                sub.set_expires_at(time + expires_in_ms);
+        match self.find(gateway, key).and_then(|id| self.subs.rest_mut(id)) {
+            Some(rest) => {
+                let expires_in_ms = rest.ttl_ms();
+                rest.set_expires_at(time + expires_in_ms);
                 CommandReply::Renewed { expires_in_ms }
             }
             None if self.expired.has(gateway, key) => CommandReply::Expired,

@@ -79,7 +79,7 @@ impl Shard {
                 let Some(sub) = self.subs.get_mut(id) else { return };
                 let Some(handle) = session.handle_of(sub) else { return };
                 sub.set_resync_queued(false);
-                let live_from = self.subs.get(id).map(|sub| self.subs.live_from(sub).clone()).unwrap_or_default();
+                let live_from = self.subs.live_from(id).clone();
                 let seq = session.next_seq();
                 session.in_flight.push_back(InFlight { seq, bytes: 0, sent: Sent::Resync { sub: id, reason } });
                 Delivery::Resync { seq, handle, reason, live_from }

@@ -6,7 +6,7 @@ use super::Shard;
 use super::work::{ENTRY_UNITS, Units};
 use crate::outbox::Settle;
 use crate::session::{Item, Presented};
-use crate::subscription::{Content, GatewayId, New, SubId, Subscription};
+use crate::subscription::{Content, GatewayId, New, Rest, SubId};
 use crate::{Admission, Output};
 
 impl Shard {
@@ -73,9 +73,10 @@ impl Shard {
         let of_session = self.subs.get(id)?.is_kept_by_session();
         self.subs.set_kept_by_session(&mut known.members, id);
         let session = known.session.as_ref()?;
+        let rest = self.subs.rest_mut(id)?;
+        rest.set_ttl(ttl_s);
+        rest.set_expires_at(expires_at.max(rest.expires_at()));
         let sub = self.subs.get_mut(id)?;
-        sub.set_ttl(ttl_s);
-        sub.set_expires_at(expires_at.max(sub.expires_at()));
         let (bound, met) = (session.has_bound(sub), session.has_met(sub));
         if !bound {
             sub.set_mark(session.base());
@@ -100,9 +101,8 @@ impl Shard {
         let next = self.log.next();
         let received = self.marks.received().clone();
         for id in subs {
-            let Some(sub) = self.subs.get(id) else { continue };
-            let gateway = self.subs.gateway_of(sub);
-            if sub.owed > 0 {
+            let Some(gateway) = self.subs.get(id).map(|sub| self.subs.gateway_of(sub)) else { continue };
+            if self.may_be_owed(gateway, id) {
                 self.forgive_later(gateway);
             }
             self.gives_up_catching_up(id);
@@ -194,8 +194,8 @@ impl Shard {
                 self.index.announce_removal(ids[at..].iter().take(index::BATCH_MAX).map(|id| id.slot));
             }
             self.tell_closed(id, reason, out);
-            let Some(sub) = self.subs.get(id) else { continue };
-            let (id_gateway, owed) = (self.subs.gateway_of(sub), sub.owed > 0);
+            let Some(id_gateway) = self.subs.get(id).map(|sub| self.subs.gateway_of(sub)) else { continue };
+            let owed = self.may_be_owed(id_gateway, id);
             self.gives_up_catching_up(id);
             let Some(known) = self.gateways.get_mut(id_gateway) else { continue };
             let Some(ended) = self.subs.remove(&mut known.members, id) else { continue };
@@ -270,14 +270,15 @@ impl Shard {
     }
 
     /// None while a session keeps it.
-    pub(super) fn expires_at(&self, sub: &Subscription) -> Option<u64> {
+    pub(super) fn expires_at(&self, id: SubId) -> Option<u64> {
+        let sub = self.subs.get(id)?;
         if !sub.is_kept_by_session() {
-            return Some(sub.expires_at());
+            return self.subs.rest(id).map(Rest::expires_at);
         }
         let gateway = self.gateways.get(self.subs.gateway_of(sub))?;
         match gateway.session {
             Some(_) => None,
-            None => Some(sub.expires_at().max(gateway.session_ended_at + sub.ttl_ms())),
+            None => self.subs.rest(id).map(|rest| rest.expires_at().max(gateway.session_ended_at + rest.ttl_ms())),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::Shard;
 use super::behind::Falls;
 use super::ingest::Told;
+use super::work::Units;
 use crate::Output;
 use crate::outbox::{NewEntry, Settle};
 use crate::session::{Item, LOW_SHARE, Sent};
@@ -37,7 +38,7 @@ impl Shard {
             self.stats.deliveries += told.len() as u64;
             for told in &*told {
                 if let Some(sub) = self.subs.get_mut(told.sub) {
-                    sub.owed += 1;
+                    sub.told(number);
                 }
             }
         }
@@ -95,25 +96,27 @@ impl Shard {
             };
             for range in targets.ranges() {
                 stats.acked += u64::from(range.end - range.start);
-                log.settle_all(number, range, |id| {
-                    if let Some(sub) = subs.get_mut(id) {
-                        debug_assert!(sub.owed > 0, "{id:?} is owed less than nothing");
-                        sub.owed -= 1;
-                    }
-                });
+                log.settle_all(number, range);
             }
         }
     }
 
     pub(super) fn settle(&mut self, settle: Settle) {
         let Settle { number, target } = settle;
-        let subs = &mut self.subs;
-        self.log.settle_all(number, target..target + 1, |id| {
-            if let Some(sub) = subs.get_mut(id) {
-                debug_assert!(sub.owed > 0, "{id:?} is owed less than nothing");
-                sub.owed -= 1;
-            }
-        });
+        self.log.settle_all(number, target..target + 1);
+    }
+
+    /// Whether something in the log may be owed to this one of the Gateway's, or may have been.
+    pub(super) fn may_be_owed(&mut self, gateway: GatewayId, id: SubId) -> bool {
+        let is_told_from = |shard: &Self| {
+            let cleared = shard.gateways.get(gateway).map_or(0, |known| known.cleared).max(shard.log.first());
+            shard.subs.get(id).is_some_and(|sub| sub.may_be_told_from(cleared))
+        };
+        // The mark may not have been moved for long. An entry is passed by it once, whoever asks.
+        is_told_from(self) && {
+            self.clear(gateway, &mut Units::new(CLEARED_AT_ONCE));
+            is_told_from(self)
+        }
     }
 
     /// Lets the oldest entries go until one of so many bytes fits. Whether that has left anybody behind.
@@ -149,8 +152,7 @@ impl Shard {
                 }
                 let waits = session.is_some_and(|session| session.may_wait(number));
                 for target in run {
-                    let Some(sub) = subs.get_mut(target.sub) else { continue };
-                    sub.owed -= u32::from(!target.settled());
+                    let Some(sub) = subs.get(target.sub) else { continue };
                     let session = session.filter(|session| session.has_bound(sub));
                     if sub.has_rare() && subs.is_skipped(target.sub, number, &entry.position) {
                         continue;
@@ -195,6 +197,8 @@ fn bytes_to_send(entry: &NewEntry<'_>, run: &[Told]) -> usize {
     TARGET_SENT_BYTES * run.len() + bodies.sum::<usize>()
 }
 
+/// Entries that a Gateway's mark is moved over for one question.
+const CLEARED_AT_ONCE: u32 = 64;
 /// Entries whose subscriptions are fetched together when they leave the log, and how many of these at most.
 const TOUCHED_AHEAD: usize = 32;
 const TARGETS_AHEAD: usize = 512;

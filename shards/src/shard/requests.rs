@@ -180,7 +180,7 @@ impl Shard {
     fn same(&self, gateway: GatewayId, item: &SubscribeItem) -> Option<SubId> {
         let id = self.subs.find(gateway, &item.key)?;
         let content = self.subs.content_of(item);
-        self.subs.get(id).filter(|sub| sub.is_of(&content)).map(|_| id)
+        self.subs.rest(id).filter(|rest| rest.is_of(&content)).map(|_| id)
     }
 
     /// Asks the control side about these items of the request at this place.
@@ -430,7 +430,7 @@ impl Shard {
         let old = self.subs.find(gateway, &item.key);
         let generation = old.map_or(1, |old| self.subs.generation_of(old).wrapping_add(1));
         // What the old one wants stays in the filter until the new one is in: if that wants the same, it need not wait.
-        let held = old.and_then(|id| self.subs.get(id)).map(|old| old.filter_key());
+        let held = old.and_then(|id| self.subs.rest(id)).map(|old| old.filter_key());
         held.into_iter().for_each(|key| _ = self.filter.add(key));
         match old {
             Some(old) => {

@@ -242,12 +242,12 @@ impl Shard {
             let mut next = CHUNK;
             if expires {
                 let room = units.room_for(LIFE_UNITS);
-                for (id, sub) in self.subs.iter_chunk(chunk, place) {
+                for (id, _) in self.subs.iter_chunk(chunk, place) {
                     if gone.len() >= room {
                         next = id.slot as usize % CHUNK;
                         break;
                     }
-                    if self.expires_at(sub).is_some_and(|at| at <= time) {
+                    if self.expires_at(id).is_some_and(|at| at <= time) {
                         gone.push(id);
                     }
                 }

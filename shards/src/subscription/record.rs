@@ -7,30 +7,38 @@ use super::id::{Fingerprint, Id};
 use super::{Content, NOBODY};
 use crate::FilterKey;
 
-/// What every subscription has.
+/// What is looked at for each change that a subscription is told of: four to a cache line, and apart from the [`Rest`], so that those of many
+/// subscriptions stay at hand.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    pub(super) id: Id,
-    pub(super) filter_key: FilterKey,
-    pub(super) content: Fingerprint,
     pub(super) stamp: u32,
     /// Whose it is: its Gateway and its tenant.
     pub(super) owner: u32,
-    /// While it is live: since when. Before that: its number among those that wait.
-    pub(super) since: u32,
     /// Of its Gateway's numbers, the one that stands for it: its handle in the session that counts from below it.
     pub(super) mark: u32,
-    pub(crate) owed: u32,
+    /// The block of log entries that the last one for it is in, if it is [`TOLD`]; flags above that.
+    pub(super) bits: u32,
+}
+
+/// What else every subscription has.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    pub(super) id: Id,
+    pub(super) filter_key: FilterKey,
+    pub(super) content: Fingerprint,
+    /// While it is live: since when. Before that: its number among those that wait.
+    pub(super) since: u32,
     /// In seconds of the shard's own time, rounded up. A session of its Gateway may push this further.
     pub(super) expires_at_s: u32,
-    /// Seconds, and [`FLAGS`] above them.
-    pub(super) ttl: u32,
+    /// Seconds.
+    pub(super) ttl_s: u32,
     /// In its Gateway's list of members; in the chunk's list of vacant places, if it is one.
     pub(super) before: u32,
     pub(super) after: u32,
 }
 
-const _: () = assert!(size_of::<Subscription>() == 72, "ten million of them are 720 MB");
+const _: () = assert!(size_of::<Subscription>() == 16, "four of them are a cache line");
+const _: () = assert!(size_of::<Subscription>() + size_of::<Rest>() == 72, "ten million of them are 720 MB");
 
 /// What few have, or only for a while.
 #[derive(Debug, Default)]
@@ -83,30 +91,41 @@ pub(super) const TRANSITIONS: u32 = 8 << FLAGS;
 pub(super) const RESYNC_QUEUED: u32 = 16 << FLAGS;
 /// There is a [`Rare`] of it.
 pub(super) const RARE: u32 = 32 << FLAGS;
-const TTL: u32 = (1 << FLAGS) - 1;
+/// Something for it has come into the log.
+const TOLD: u32 = 64 << FLAGS;
+const BLOCKS: u32 = (1 << FLAGS) - 1;
+/// Log entries of a block are as many as this power of two says.
+const BLOCK_BITS: u32 = 8;
+
+const _: () =
+    assert!((1 << 28 >> BLOCK_BITS) < BLOCKS / 2, "the largest log that can be configured is told from what left it");
+
+fn block_of(number: u64) -> u32 {
+    (number >> BLOCK_BITS) as u32 & BLOCKS
+}
 
 impl Subscription {
-    pub(super) const VACANT: Self = Self {
-        id: Id::none(),
-        filter_key: FilterKey(0),
-        content: Fingerprint::NONE,
-        stamp: 0,
-        owner: 0,
-        since: 0,
-        mark: 0,
-        owed: 0,
-        expires_at_s: 0,
-        ttl: 0,
-        before: NOBODY,
-        after: NOBODY,
-    };
+    pub(super) const VACANT: Self = Self { stamp: 0, owner: 0, mark: 0, bits: 0 };
 
     pub(super) fn has(&self, flag: u32) -> bool {
-        self.ttl & flag != 0
+        self.bits & flag != 0
     }
 
     pub(super) fn set(&mut self, flag: u32, on: bool) {
-        self.ttl = if on { self.ttl | flag } else { self.ttl & !flag };
+        self.bits = if on { self.bits | flag } else { self.bits & !flag };
+    }
+
+    /// The log entry of this number is for it.
+    #[inline]
+    pub(crate) fn told(&mut self, number: u64) {
+        self.bits = (self.bits & !BLOCKS) | TOLD | block_of(number);
+    }
+
+    /// Whether log entries from this number on may be for it: no later than a block after the last one is there no more. It is told so of
+    /// what left the log ages ago, too: nothing is counted when its Gateway is done with an entry, or when one leaves the log.
+    pub(crate) fn may_be_told_from(&self, number: u64) -> bool {
+        let behind = block_of(number).wrapping_sub(self.bits) & BLOCKS;
+        self.has(TOLD) && (behind == 0 || behind > BLOCKS / 2)
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -127,14 +146,6 @@ impl Subscription {
         self.has(BY_SESSION)
     }
 
-    pub(crate) fn is_of(&self, content: &Content) -> bool {
-        self.content == content.0
-    }
-
-    pub(crate) fn filter_key(&self) -> FilterKey {
-        self.filter_key
-    }
-
     pub(crate) fn mark(&self) -> u32 {
         self.mark
     }
@@ -150,9 +161,30 @@ impl Subscription {
     pub(crate) fn set_resync_queued(&mut self, queued: bool) {
         self.set(RESYNC_QUEUED, queued);
     }
+}
+
+impl Rest {
+    pub(super) const VACANT: Self = Self {
+        id: Id::none(),
+        filter_key: FilterKey(0),
+        content: Fingerprint::NONE,
+        since: 0,
+        expires_at_s: 0,
+        ttl_s: 0,
+        before: NOBODY,
+        after: NOBODY,
+    };
+
+    pub(crate) fn is_of(&self, content: &Content) -> bool {
+        self.content == content.0
+    }
+
+    pub(crate) fn filter_key(&self) -> FilterKey {
+        self.filter_key
+    }
 
     pub(crate) fn ttl_ms(&self) -> u64 {
-        u64::from(self.ttl & TTL) * 1_000
+        u64::from(self.ttl_s) * 1_000
     }
 
     pub(crate) fn expires_at(&self) -> u64 {
@@ -160,16 +192,15 @@ impl Subscription {
     }
 
     pub(crate) fn set_ttl(&mut self, ttl_s: u32) {
-        self.ttl = (self.ttl & !TTL) | ttl_s.min(TTL);
+        self.ttl_s = ttl_s;
     }
 
     pub(crate) fn set_expires_at(&mut self, time: u64) {
         self.expires_at_s = u32::try_from(time.div_ceil(1_000)).unwrap_or(u32::MAX);
     }
 
-    /// Its number among those that wait, as long as it isn't live.
+    /// Its number among those that wait. For one that isn't live.
     pub(crate) fn pending_number(&self) -> u32 {
-        debug_assert!(!self.is_live(), "only who isn't live waits");
         self.since
     }
 }

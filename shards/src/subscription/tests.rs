@@ -200,3 +200,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whoever_was_told_of_an_entry_is_known_to_have_been_from_any_entry_before_it() {
+    let mut sub = Subscription { stamp: 0, owner: 0, mark: 0, bits: TAKEN | RARE };
+    assert!(!sub.may_be_told_from(0), "nothing was for it");
+    // Around the ends of a block, and of all that a record can tell apart.
+    let wraps = 1_u64 << 32;
+    for told in [0, 1, 255, 256, 1_000, wraps - 1, wraps, wraps + 300, 5 * wraps - 256] {
+        sub.told(told);
+        for log in [0, 1, 255, 256, 1_024, 1 << 20, 1 << 28] {
+            assert!(sub.may_be_told_from(told.saturating_sub(log)), "{told} with {log} before it");
+        }
+        for left in [256, 512, 1_024, 1 << 20, 1 << 30] {
+            assert!(!sub.may_be_told_from(told + left), "{told} that left the log {left} entries ago");
+        }
+        assert!(sub.has(TAKEN) && sub.has(RARE) && !sub.has(LIVE), "flags stay");
+    }
+}
