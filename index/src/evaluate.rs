@@ -25,7 +25,21 @@ pub(crate) struct Evaluation<'e> {
     pub(crate) rules: &'e Rules<'e>,
 }
 
-impl Evaluation<'_> {
+/// What evaluations on one image share.
+struct Shared<'e> {
+    memo: Memo,
+    tenant: &'e str,
+    collection: &'e str,
+}
+
+impl<'e> Shared<'e> {
+    fn of(image: &Image<'e>) -> Self {
+        let text = |name| std::str::from_utf8(name).expect("names of an image are UTF-8");
+        Self { memo: Memo::default(), tenant: text(image.tenant), collection: text(image.collection) }
+    }
+}
+
+impl<'e> Evaluation<'e> {
     /// Appends the matches among what was touched.
     pub(crate) fn all(&self, touched: &mut Vec<Touched>, matches: &mut Vec<Match>, counts: &mut Counts) {
         if touched.len() > 1 {
@@ -42,7 +56,7 @@ impl Evaluation<'_> {
         }
         let mut left = self.rules.event_units_max;
         // What the interpreter reads of an image is the same for all of them.
-        let memos = [OnceCell::new(), OnceCell::new()];
+        let shared = [OnceCell::new(), OnceCell::new()];
         for touched in touched.iter() {
             if touched.is_decided && touched.marks == touched.sure {
                 push_sure(touched.slot, touched.marks, matches);
@@ -56,8 +70,8 @@ impl Evaluation<'_> {
             let asked = if rest.is_about_change { touched.marks & main } else { touched.marks };
             let mut is_evaluated = false;
             let mut verdict = |mark: u8| {
-                let memo = &memos[usize::from(mark == AFTER)];
-                self.verdict(rest, mark, touched.sure & mark != 0, memo, &mut left, &mut is_evaluated, counts)
+                let shared = &shared[usize::from(mark == AFTER)];
+                self.verdict(rest, mark, touched.sure & mark != 0, shared, &mut left, &mut is_evaluated, counts)
             };
             let before = if asked & BEFORE == 0 { Verdict::Fails } else { verdict(BEFORE) };
             let after = if asked & AFTER == 0 { Verdict::Fails } else { verdict(AFTER) };
@@ -74,7 +88,7 @@ impl Evaluation<'_> {
         rest: &Rest,
         mark: u8,
         mut is_sure: bool,
-        memo: &OnceCell<Memo>,
+        shared: &OnceCell<Shared<'e>>,
         left: &mut u64,
         is_evaluated: &mut bool,
         counts: &mut Counts,
@@ -102,7 +116,7 @@ impl Evaluation<'_> {
             return Verdict::Holds;
         }
         let Some(predicate) = &rest.predicate else { return Verdict::Fails };
-        self.evaluate(rest, predicate, &image, side, is_sure, memo, left, counts)
+        self.evaluate(rest, predicate, &image, side, is_sure, shared, left, counts)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one evaluation is its predicate, image and budget")]
@@ -110,10 +124,10 @@ impl Evaluation<'_> {
         &self,
         rest: &Rest,
         predicate: &Predicate,
-        image: &Image<'_>,
+        image: &Image<'e>,
         side: Side,
         is_sure: bool,
-        memo: &OnceCell<Memo>,
+        shared: &OnceCell<Shared<'e>>,
         left: &mut u64,
         counts: &mut Counts,
     ) -> Verdict {
@@ -121,13 +135,13 @@ impl Evaluation<'_> {
         let before = self.event.before.filter(|before| {
             before.place == image.place && before.tenant == image.tenant && before.collection == image.collection
         });
+        let Shared { memo, tenant, collection } = shared.get_or_init(|| Shared::of(image));
         let context = Context {
-            tenant: image.tenant,
-            collection: image.collection,
+            tenant,
+            collection,
             change_type: self.event.change_type,
             before: before.map(|before| before.document),
         };
-        let memo = memo.get_or_init(Memo::default);
         let run = |units: u64| {
             let mut budget = Budget { units };
             let outcome = if is_sure && !rest.slow.is_empty() {

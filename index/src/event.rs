@@ -23,8 +23,9 @@ pub struct Event<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Image<'a> {
     pub place: PlaceHash,
-    pub tenant: &'a str,
-    pub collection: &'a str,
+    /// UTF-8, as is the next one. They are made texts of only where an expression is evaluated.
+    pub tenant: &'a [u8],
+    pub collection: &'a [u8],
     pub document: &'a RawDocument,
 }
 

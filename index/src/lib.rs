@@ -194,6 +194,10 @@ impl Index {
 
     /// The partition of a place, if anybody watches it.
     pub fn partition(&self, place: PlaceHash, tenant: &str, collection: &str) -> Option<u32> {
+        self.find_partition(place, tenant.as_bytes(), collection.as_bytes())
+    }
+
+    fn find_partition(&self, place: PlaceHash, tenant: &[u8], collection: &[u8]) -> Option<u32> {
         self.places.find(self.place_tag(place), |at| {
             let partition = self.partitions.get(at);
             partition.place == place && partition.is_of(tenant, collection)

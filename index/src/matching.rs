@@ -132,8 +132,8 @@ impl Index {
                 if let Some(image) = image {
                     *tag = self.place_tag(image.place);
                     self.places.prefetch(*tag);
-                    image.tenant.as_bytes().first().into_iter().for_each(prefetch);
-                    image.collection.as_bytes().first().into_iter().for_each(prefetch);
+                    image.tenant.first().into_iter().for_each(prefetch);
+                    image.collection.first().into_iter().for_each(prefetch);
                     // It comes from another core.
                     let bytes = image.document.as_bytes();
                     bytes[..bytes.len().min(ANNOUNCED_MAX)].chunks(64).for_each(|line| prefetch(&line[0]));
@@ -158,7 +158,7 @@ impl Index {
                 let Some((image, mut at)) = image.as_ref().zip(*guess) else { return Side::default() };
                 let mut partition = self.partitions.get(at);
                 if partition.place != image.place || !partition.is_of(image.tenant, image.collection) {
-                    match self.partition(image.place, image.tenant, image.collection) {
+                    match self.find_partition(image.place, image.tenant, image.collection) {
                         Some(other) => (at, partition) = (other, self.partitions.get(other)),
                         None => return Side::default(),
                     }

@@ -190,11 +190,11 @@ impl Partition {
     }
 
     #[inline]
-    pub(crate) fn is_of(&self, tenant: &str, collection: &str) -> bool {
+    pub(crate) fn is_of(&self, tenant: &[u8], collection: &[u8]) -> bool {
         self.tenant_length as usize == tenant.len()
             && self.names.len() == tenant.len() + collection.len()
-            && same(&self.names[..tenant.len()], tenant.as_bytes())
-            && same(&self.names[tenant.len()..], collection.as_bytes())
+            && same(&self.names[..tenant.len()], tenant)
+            && same(&self.names[tenant.len()..], collection)
     }
 
     pub(crate) fn tenant(&self) -> ByteString {

@@ -212,6 +212,12 @@ impl Change {
         self.after.map(|image| self.image(image))
     }
 
+    /// Where it was before, and where it is after, as far as there are images.
+    #[inline]
+    pub fn places(&self) -> [Option<PlaceHash>; 2] {
+        [self.before, self.after].map(|image| image.map(|image| image.place))
+    }
+
     #[inline]
     pub fn has_before(&self) -> bool {
         self.before.is_some()

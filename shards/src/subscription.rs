@@ -335,7 +335,7 @@ impl Subscriptions {
         place.map_or(0, |place| place.stamp)
     }
 
-    /// The same of what [`Subscriptions::advance_tail_in`] works on.
+    /// The same of what [`Subscriptions::advance_plain_tail`] works on.
     #[inline]
     pub(crate) fn touch_tail(&self, slot: u32) -> u32 {
         let tail = self.chunks.get(chunk_of(slot)).and_then(|chunk| chunk.tails.get(place_of(slot)));

@@ -36,7 +36,7 @@ impl Harness {
 
     fn matches(&mut self, document: &RawDocument, event_units_max: u64, can_verify: bool) -> Vec<Match> {
         let key = stored_string_id("1");
-        let image = Image { place: PlaceHash::of("t", "c"), tenant: "t", collection: "c", document };
+        let image = Image { place: PlaceHash::of("t", "c"), tenant: b"t", collection: b"c", document };
         let event = Event {
             change_type: ChangeType::Insert,
             key: &key,

@@ -175,7 +175,8 @@ struct Owned {
 fn image(owned: &Option<(usize, RawDocumentBuf)>) -> Option<Image<'_>> {
     let (collection, document) = owned.as_ref()?;
     let collection = COLLECTIONS[*collection];
-    Some(Image { place: PlaceHash::of(TENANT, collection), tenant: TENANT, collection, document })
+    let place = PlaceHash::of(TENANT, collection);
+    Some(Image { place, tenant: TENANT.as_bytes(), collection: collection.as_bytes(), document })
 }
 
 impl Owned {
@@ -274,10 +275,10 @@ impl Model {
 
     fn expected(&self, event: &Event<'_>) -> Vec<Match> {
         let verdict = |predicate: &Predicate, collection: &str, image: &Option<Image<'_>>, looks: bool| {
-            let Some(image) = image.filter(|image| looks && image.collection == collection) else {
+            let Some(image) = image.filter(|image| looks && image.collection == collection.as_bytes()) else {
                 return Verdict::Fails;
             };
-            let before = event.before.filter(|before| before.collection == collection);
+            let before = event.before.filter(|before| before.collection == collection.as_bytes());
             let context = Context {
                 tenant: TENANT,
                 collection,

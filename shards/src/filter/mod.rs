@@ -255,14 +255,16 @@ impl Filter {
     pub(crate) fn passed(&mut self, change: &Change, has_watchers: bool) {
         let claimed = has_watchers && self.documents_since.is_none();
         // Nobody asks a filter about a delete whose collection is unknown.
-        let place = match (change.after(), change.before(), change.bare()) {
-            (Some(image), ..) | (None, Some(image), _) => image.place,
-            (None, None, Some(Bare { tenant: Some(tenant), collection: Some(collection) })) if !claimed => {
-                PlaceHash::of(tenant, collection)
-            }
-            _ => return,
+        let [before, after] = change.places();
+        let place = match after.or(before) {
+            Some(place) => place,
+            None if claimed => return,
+            None => match change.bare() {
+                Some(Bare { tenant: Some(tenant), collection: Some(collection) }) => PlaceHash::of(tenant, collection),
+                _ => return,
+            },
         };
-        let before = change.before().map(|image| image.place).filter(|before| *before != place);
+        let before = before.filter(|before| *before != place);
         let standing = if claimed { Standing::Held } else { self.standing_of([Some(place), before], change.key()) };
         self.measure(standing);
     }

@@ -115,8 +115,8 @@ fn event_of<'c>(change: &'c Change, counts: &mut MatchCounts) -> Event<'c> {
             counts.bad_documents += 1;
             return None;
         };
-        let (tenant, collection) = image.names();
-        Some(index::Image { place: image.place, tenant, collection, document })
+        let Image { place, tenant, collection, .. } = image;
+        Some(index::Image { place, tenant, collection, document })
     };
     let (before, after) = (image(change.before()), image(change.after()));
     let is_delete = change.operation == Operation::Delete;

@@ -20,7 +20,7 @@ use crate::index::{MatchCounts, Matched, Rules, Shown};
 use crate::outbox::{GROUPS_MAX, NewEntry, Target, What};
 use crate::passes::End;
 use crate::stats::Cause;
-use crate::subscription::{GatewayId, SubId, just_before};
+use crate::subscription::{GatewayId, SubId, Subscription, just_before};
 use crate::{Bare, BareDeletes, CatchUp, Change, FromIngest, Gap, Image, Millis, Output, Scope};
 
 /// Changes that are matched together, and what they match. Empty between two inputs; kept for its memory.
@@ -201,14 +201,16 @@ impl Shard {
         for hit in hits {
             let Some((id, sub)) = self.subs.at(hit.slot) else { continue };
             // Nearly all are live and have nothing else to be asked.
-            let is_plain = sub.is_live() && !sub.has_rare() && pass.is_none();
-            if !is_plain {
+            let (gateway, bound) = if sub.is_live() && !sub.has_rare() && pass.is_none() {
+                self.whose_is(sub)
+            } else {
                 let is_live = sub.is_live() || self.wake(id, out);
                 if !is_live || !self.is_for(id, &change.position, pass, out) {
                     continue;
                 }
-            }
-            let Some((gateway, bound)) = self.whose(id) else { continue };
+                let Some(whose) = self.whose(id) else { continue };
+                whose
+            };
             let (transition, certainty, shown) = (hit.transition, hit.certainty, hit.shown);
             batch.told.push(Told { sub: id, gateway, bound, group: 0, transition, certainty, shown });
         }
@@ -305,9 +307,13 @@ impl Shard {
     /// Whose it is, and whether it has a handle in its Gateway's session.
     #[inline]
     fn whose(&self, id: SubId) -> Option<(GatewayId, bool)> {
-        let sub = self.subs.get(id)?;
+        self.subs.get(id).map(|sub| self.whose_is(sub))
+    }
+
+    #[inline]
+    fn whose_is(&self, sub: &Subscription) -> (GatewayId, bool) {
         let gateway = self.subs.gateway_of(sub);
-        Some((gateway, self.gateways.session(gateway).is_some_and(|session| session.has_bound(sub))))
+        (gateway, self.gateways.session(gateway).is_some_and(|session| session.has_bound(sub)))
     }
 
     /// Puts a change into the log for these.

@@ -152,6 +152,11 @@ impl Shard {
                 }
                 let waits = session.is_some_and(|session| session.may_wait(number));
                 for target in run {
+                    // Nearly all have been done with, and have nothing else to be asked.
+                    let is_plain = target.settled() && !entry.of_pass;
+                    if is_plain && subs.advance_plain_tail(history, target.sub, &entry.position) {
+                        continue;
+                    }
                     let Some(sub) = subs.get(target.sub) else { continue };
                     let session = session.filter(|session| session.has_bound(sub));
                     if sub.has_rare() && subs.is_skipped(target.sub, number, &entry.position) {
@@ -164,7 +169,7 @@ impl Shard {
                         }
                         continue;
                     }
-                    subs.advance_tail_in(history, target.sub, &entry.position);
+                    subs.advance_tail(target.sub, &entry.position);
                     match session {
                         _ if target.settled() => {}
                         // It has been sent, and the Gateway may be done with it yet; or it waits to be sent once more, and is missed

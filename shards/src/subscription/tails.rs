@@ -2,24 +2,25 @@
 
 use wire::{Position, Positions};
 
-use super::record::{TAKEN, Tail};
+use super::record::{RARE, TAKEN, Tail};
 use super::{CHUNK, SubId, Subscriptions, chunk_of, place_of};
 
 impl Subscriptions {
-    /// An event for it has left the log, at a position of this history, see [`Subscriptions::history_of`].
+    /// An event for it has left the log, at a position of this history, see [`Subscriptions::history_of`]. False, and nothing is noted,
+    /// where more has to be asked first: there is something rare about it, or it is its first event of that history.
     #[inline]
-    pub(crate) fn advance_tail_in(&mut self, history: u32, id: SubId, position: &Position) {
-        if let Some(chunk) = self.chunks.get_mut(chunk_of(id.slot))
-            && chunk.places.get(place_of(id.slot)).is_some_and(|place| place.stamp == id.stamp && place.has(TAKEN))
-            && let Some(tail) = chunk.tails.get_mut(place_of(id.slot))
-            && tail.history == history
-        {
-            if (tail.time, tail.k) < position.order() {
-                *tail = Tail { time: position.time, k: position.k, history };
-            }
-        } else {
-            self.advance_tail(id, position);
+    pub(crate) fn advance_plain_tail(&mut self, history: u32, id: SubId, position: &Position) -> bool {
+        let Some(chunk) = self.chunks.get_mut(chunk_of(id.slot)) else { return true };
+        let (at, stamp) = (place_of(id.slot), id.stamp);
+        let Some(place) = chunk.places.get(at).filter(|place| place.stamp == stamp && place.has(TAKEN)) else {
+            return true;
+        };
+        let tail = chunk.tails.get_mut(at).filter(|tail| tail.history == history && !place.has(RARE));
+        let Some(tail) = tail else { return false };
+        if (tail.time, tail.k) < position.order() {
+            (tail.time, tail.k) = (position.time, position.k);
         }
+        true
     }
 
     /// The number of the history that a position is of.

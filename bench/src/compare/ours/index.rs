@@ -75,8 +75,8 @@ fn event_of<'a>(places: &'a [Place], pool: &'a Pool, event: usize) -> Event<'a> 
     let place = &places[event.collection];
     let image = |document: &'a [u8]| Image {
         place: place.hash,
-        tenant: &place.tenant,
-        collection: &place.collection,
+        tenant: place.tenant.as_bytes(),
+        collection: place.collection.as_bytes(),
         document: RawDocument::from_bytes(document).expect("a generated document is BSON"),
     };
     Event {
