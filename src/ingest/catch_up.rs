@@ -5,7 +5,8 @@
 //! members), and ends for each shard by itself.
 //!
 //! Invariants:
-//! - A backend has at most one pass, and a pass at most one cursor.
+//! - A backend has at most one pass, and a pass at most one cursor. Cursors have numbers, and none has the number of another: what one says
+//!   that isn't its pass's any more is not heard, though the next pass may have begun meanwhile.
 //! - An event has the same position in a pass as in the live stream: a cursor is opened at the beginning of a cluster time, or after an
 //!   event whose position is known, and its events are counted on from there.
 //! - A pass puts out what lies above its start and at or below the position that the live stream has come to at that moment. An
@@ -15,33 +16,32 @@
 //!   has, and at which nothing of the pass waits for room in that shard's ring: all of the live stream up to its position, and nothing
 //!   above, stands before it. What waits when a pass fails is dropped: whoever it was for starts again from what it got.
 //! - A batch without events proves nothing by itself: a server may answer so in the middle of its search. Only a position that was
-//!   reached does, or the source's own word that it has come past a cluster time ([`Batch::passed`]).
+//!   reached does, or the source's own word that it has come past a cluster time ([`Batch::passed`](super::source::Batch::passed)).
 //! - What waits for room in a ring is bounded, and no event is taken while it is at its bound.
 //!
-//! Call protocol: [`CatchUpCore::wanted`] whenever a shard's cell has changed; then [`CatchUpCore::tick`], [`CatchUpCore::open`] and
-//! [`CatchUpCore::work`] in any order and as often as one likes, between two live events and not within one. What is put out belongs behind
-//! everything that [`IngestCore`] has put out before, and in front of what it puts out later. [`CatchUpCore::take`] is to be called when all
-//! of that is in the shard's ring.
+//! Call protocol: [`CatchUpCore::wanted`] whenever a shard's cell has changed; then [`CatchUpCore::tick`], [`CatchUpCore::open`],
+//! [`CatchUpCore::grant`], [`CatchUpCore::hear`] and [`CatchUpCore::work`] in any order and as often as one likes, between two live events
+//! and not within one. What is put out belongs behind everything that [`IngestCore`] has put out before, and in front of what it puts out
+//! later. [`CatchUpCore::take`] is to be called when all of that is in the shard's ring.
 
+mod cursor;
 mod pass;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use shards::{CatchUp, CatchUpFailure, CatchUpWanted, FromIngest, Gap, Millis};
 use wire::{BackendId, Position};
 
-use self::pass::{Cursor, InHand, Member, Pace, Pass, Probe};
+pub use self::cursor::{Opening, Said};
+use self::pass::{Cursor, Member, Pace, Pass};
 use super::{
     core::{EventError, IngestCore, Routed, ToShard},
     event::{Malformed, RawEvent},
     number::Numbering,
     route::ShardIndex,
-    settle::ResumePoint,
-    source::{Batch, ResumeToken, SourceError, Start},
-    start::start_after,
+    source::ResumeToken,
 };
 
 /// Items of passes that may wait for room in one shard's ring before no more is read for it.
@@ -89,6 +89,8 @@ struct Backend {
     id: BackendId,
     /// The number of the last pass.
     last: u64,
+    /// The number of the last cursor.
+    cursors: u64,
     /// The number of the last pass that each shard was told of.
     told: Vec<u64>,
     pass: Option<Pass>,
@@ -111,6 +113,7 @@ impl CatchUpCore {
         let backend = |id: &BackendId| Backend {
             id: *id,
             last: 0,
+            cursors: 0,
             told: vec![0; shards],
             pass: None,
             counters: CatchUpCounters::default(),
@@ -211,133 +214,6 @@ impl CatchUpCore {
         for (shard, told) in backend.told.iter_mut().enumerate().filter(|(shard, _)| wants[*shard].is_some()) {
             *told = number;
             out.push(item(shard, CatchUp::Began { pass: number, from }));
-        }
-    }
-
-    /// Where the cursor of a backend is to be opened now; it counts as being opened from then on. [`Self::opened`] or [`Self::failed`]
-    /// says what came of it.
-    pub fn open(&mut self, live: &IngestCore, backend: usize, now: Millis) -> Option<Start> {
-        let enqueued = live.enqueued(backend)?;
-        let pass = self.backends[backend].pass.as_mut()?;
-        // One that has nothing to read is ended by the next `work`.
-        let is_due = matches!(pass.cursor, Cursor::Closed { until } if until <= now) && pass.said.is_none();
-        if !is_due || pass.has_passed(enqueued) {
-            return None;
-        }
-        pass.cursor = Cursor::Opening;
-        Some(match &pass.probe {
-            Some(probe) => Start::At { time: probe.middle() },
-            None => start_after(&ResumePoint { position: pass.numbering.last(), token: pass.resume.clone() }),
-        })
-    }
-
-    /// When the cursor of a backend is to be opened; `None` while it is open, being opened, or not needed.
-    pub fn opens_at(&self, backend: usize) -> Option<Millis> {
-        match self.backends[backend].pass.as_ref()? {
-            Pass { cursor: Cursor::Closed { until }, said: None, .. } => Some(*until),
-            _ => None,
-        }
-    }
-
-    /// Whether a cursor is open or being opened. One that isn't wanted any more is to be closed.
-    pub fn has_cursor(&self, backend: usize) -> bool {
-        self.backends[backend].pass.as_ref().is_some_and(|pass| !matches!(pass.cursor, Cursor::Closed { .. }))
-    }
-
-    /// The cursor is open and yields every event after `start`. It is to be closed if [`Self::has_cursor`] says so afterwards.
-    pub fn opened(&mut self, backend: usize, start: (u64, u32), now: Millis, out: &mut Vec<ToShard>) {
-        let Some(pass) = &mut self.backends[backend].pass else { return };
-        if let Some(probe) = &mut pass.probe {
-            pass.cursor = Cursor::Closed { until: now };
-            probe.kept = probe.middle();
-            self.probed(backend, out);
-            return;
-        }
-        let last = pass.numbering.last();
-        pass.numbering = Numbering::starting(last.backend, last.lineage, start);
-        pass.cursor = Cursor::Open;
-    }
-
-    /// Whether the next batch of a backend's cursor can be taken.
-    pub fn takes_batch(&self, backend: usize) -> bool {
-        let pass = self.backends[backend].pass.as_ref();
-        pass.is_some_and(|pass| pass.cursor == Cursor::Open && pass.said.is_none())
-    }
-
-    /// The next batch of the cursor. Only while [`Self::takes_batch`].
-    pub fn batch(&mut self, backend: usize, batch: Batch) {
-        let Some(pass) = &mut self.backends[backend].pass else { return };
-        debug_assert!(pass.said.is_none(), "a batch before the one in hand was done");
-        debug_assert_eq!(pass.cursor, Cursor::Open, "a batch of a cursor that isn't this pass's");
-        pass.in_hand.extend(batch.events.into_iter().map(|event| InHand { event, too_large: false }));
-        pass.said = Some((batch.resume, batch.passed));
-    }
-
-    /// The next event is too large to be read: `event` is what the source tells of it without its documents. The cursor is closed, and
-    /// opened again behind the event.
-    pub fn too_large(&mut self, backend: usize, event: Bytes, now: Millis) {
-        let Some(pass) = &mut self.backends[backend].pass else { return };
-        pass.in_hand.push_back(InHand { event, too_large: true });
-        pass.said = Some((None, None));
-        pass.cursor = Cursor::Closed { until: now };
-    }
-
-    /// Failures of a backend's cursor since it last answered.
-    pub fn failures(&self, backend: usize) -> u32 {
-        self.backends[backend].pass.as_ref().map_or(0, |pass| pass.failures)
-    }
-
-    /// The cursor broke, or could not be opened; it is opened again at `retry_at`, if that may help, behind what is in hand.
-    pub fn failed(
-        &mut self,
-        live: &IngestCore,
-        backend: usize,
-        error: &SourceError,
-        now: Millis,
-        retry_at: Millis,
-        out: &mut Vec<ToShard>,
-    ) {
-        let Some(pass) = &mut self.backends[backend].pass else { return };
-        pass.cursor = Cursor::Closed { until: retry_at };
-        match error {
-            SourceError::Transient(_) | SourceError::Fatal(_) => pass.failures += 1,
-            // What was read last tells where it goes on.
-            SourceError::Ended(_) => pass.cursor = Cursor::Closed { until: now },
-            SourceError::HistoryLost(_) => {
-                let nothing_read = pass.resume.is_none() && pass.said.is_none();
-                if let Some(probe) = &mut pass.probe {
-                    probe.lost = probe.middle();
-                    pass.cursor = Cursor::Closed { until: now };
-                    self.probed(backend, out);
-                } else if let (true, Some(enqueued)) = (nothing_read, live.enqueued(backend)) {
-                    pass.probe = Some(Probe { lost: pass.from.time, kept: enqueued.time, left: PROBES_MAX });
-                    pass.cursor = Cursor::Closed { until: now };
-                    self.probed(backend, out);
-                } else {
-                    let upto = pass.done;
-                    self.end(backend, CatchUpFailure::HistoryLost { upto }, out);
-                }
-                return;
-            }
-            SourceError::BadToken(_) | SourceError::Oversize(_) => {
-                let upto = pass.done;
-                self.end(backend, CatchUpFailure::HistoryLost { upto }, out);
-                return;
-            }
-        }
-        self.backends[backend].counters.reopenings += 1;
-    }
-
-    /// An opening has told more of where history begins.
-    fn probed(&mut self, backend: usize, out: &mut Vec<ToShard>) {
-        let Some(pass) = &mut self.backends[backend].pass else { return };
-        let Some(probe) = &mut pass.probe else { return };
-        if probe.is_over() {
-            // The lowest that was asked for is lost whatever was found; and so is all of a cluster time that can't be opened.
-            let upto = Position { time: probe.lost, k: u32::MAX, ..pass.from };
-            self.end(backend, CatchUpFailure::HistoryLost { upto }, out);
-        } else {
-            probe.left -= 1;
         }
     }
 

@@ -49,9 +49,17 @@ pub(super) struct InHand {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cursor {
-    Closed { until: Millis },
-    Opening,
-    Open,
+    Closed {
+        until: Millis,
+    },
+    Opening {
+        number: u64,
+    },
+    Open {
+        number: u64,
+        /// Its next batch was asked for.
+        is_granted: bool,
+    },
 }
 
 /// The search for the beginning of a history that doesn't reach back to where a pass was to start.

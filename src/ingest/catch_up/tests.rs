@@ -13,6 +13,10 @@ use wire::{Lineage, PlaceHash, Positions, SlotTable};
 
 use self::history::{History, Kind};
 use super::*;
+use crate::ingest::{
+    source::{Batch, SourceError, Start},
+    start::start_after,
+};
 
 const BACKEND: BackendId = BackendId(7);
 const LINEAGE: Lineage = Lineage(9);
@@ -201,13 +205,25 @@ impl ModelShard {
     }
 }
 
+/// Who reads a cursor.
+#[derive(Debug)]
+struct Reader {
+    number: u64,
+    at: usize,
+    is_granted: bool,
+}
+
 struct World {
     random: StdRng,
     history: History,
     live: IngestCore,
     live_cursor: usize,
     catch_up: CatchUpCore,
-    cursor: Option<usize>,
+    reader: Option<Reader>,
+    /// What readers have said, with the numbers of their cursors, and wasn't heard yet.
+    said: VecDeque<(u64, Said)>,
+    /// How much of it was of no cursor of a pass any more.
+    unheard: usize,
     pending: VecDeque<ToShard>,
     shards: Vec<ModelShard>,
     now: Millis,
@@ -245,7 +261,9 @@ impl World {
             live,
             live_cursor,
             catch_up,
-            cursor: None,
+            reader: None,
+            said: VecDeque::new(),
+            unheard: 0,
             pending: VecDeque::new(),
             shards: (0..shards).map(|_| ModelShard::new()).collect(),
             now: Millis(1),
@@ -308,55 +326,67 @@ impl World {
     }
 
     fn open_cursor(&mut self) {
-        let Some(start) = self.catch_up.open(&self.live, 0, self.now) else { return };
-        assert_eq!(self.cursor, None, "a second cursor is opened");
+        let Some(Opening { number, start }) = self.catch_up.open(&self.live, 0, self.now) else { return };
+        if let Some(before) = &self.reader {
+            assert!(before.number < number, "numbers rise");
+        }
+        self.reader = None;
         if self.faults && self.random.random_bool(0.2) {
-            self.fail_cursor(SourceError::Transient("a test".into()));
+            self.say_failed(number, SourceError::Transient("a test".into()));
             return;
         }
         if matches!(&start, Start::At { time } if *time < self.kept_from) {
-            self.fail_cursor(SourceError::HistoryLost("a test".into()));
+            self.say_failed(number, SourceError::HistoryLost("a test".into()));
             return;
         }
-        let (cursor, place) = self.history.open(&start);
-        let mut out = Vec::new();
-        self.catch_up.opened(0, place, self.now, &mut out);
-        self.pending.extend(out);
-        self.cursor = self.catch_up.has_cursor(0).then_some(cursor);
+        let (at, place) = self.history.open(&start);
+        self.said.push_back((number, Said::Opened { start: place }));
+        self.reader = Some(Reader { number, at, is_granted: false });
     }
 
     fn read_cursor(&mut self, max: usize) {
-        let Some(cursor) = self.cursor else { return };
-        if !self.catch_up.takes_batch(0) {
+        let current = self.catch_up.cursor(0);
+        let Some(reader) = self.reader.as_mut().filter(|reader| Some(reader.number) == current) else { return };
+        reader.is_granted |= self.catch_up.grant(0);
+        if !std::mem::take(&mut reader.is_granted) {
             return;
         }
+        let (number, from) = (reader.number, reader.at);
         let large = |at: &usize| self.history.is_large(*at);
-        let end = (cursor..self.history.events.len().min(cursor + max)).find(large);
-        let end = end.unwrap_or(self.history.events.len().min(cursor + max));
-        if end == cursor && max > 0 && self.history.is_large(cursor) {
-            let stub = self.history.events[cursor].bytes.clone();
-            self.cursor = None;
-            self.catch_up.too_large(0, stub, self.now);
+        let end = (from..self.history.events.len().min(from + max)).find(large);
+        let end = end.unwrap_or(self.history.events.len().min(from + max));
+        if end == from && max > 0 && self.history.is_large(from) {
+            let stub = self.history.events[from].bytes.clone();
+            self.reader = None;
+            self.said.push_back((number, Said::TooLarge(stub)));
             return;
         }
-        let events = self.history.events[cursor..end].iter().map(|event| event.bytes.clone()).collect();
+        reader.at = end;
+        let events = self.history.events[from..end].iter().map(|event| event.bytes.clone()).collect();
         let next = self.history.events.get(end).map_or(u64::MAX, |event| event.position.0);
         // More may happen at the time of the last event.
         let passed = next.min(self.history.events.last().map_or(0, |event| event.position.0));
         let resume = self.random.random_bool(0.5).then(|| self.history.token_before(end)).flatten();
-        self.cursor = Some(end);
-        self.catch_up.batch(0, Batch { events, resume, passed: self.tells.then_some(passed), ..Batch::default() });
+        let batch = Batch { events, resume, passed: self.tells.then_some(passed), ..Batch::default() };
+        self.said.push_back((number, Said::Batch(batch)));
     }
 
     fn break_cursor(&mut self) {
-        if self.cursor.take().is_some() {
-            self.fail_cursor(SourceError::Transient("a test".into()));
+        if let Some(Reader { number, .. }) = self.reader.take() {
+            self.say_failed(number, SourceError::Transient("a test".into()));
         }
     }
 
-    fn fail_cursor(&mut self, error: SourceError) {
+    fn say_failed(&mut self, number: u64, error: SourceError) {
+        self.said.push_back((number, Said::Failed { error, retry_at: self.now }));
+    }
+
+    /// What was said first is heard.
+    fn hear(&mut self) {
+        let Some((number, said)) = self.said.pop_front() else { return };
         let mut out = Vec::new();
-        self.catch_up.failed(&self.live, 0, &error, self.now, self.now, &mut out);
+        let heard = self.catch_up.hear(&self.live, 0, number, said, self.now, &mut out);
+        self.unheard += usize::from(!heard);
         self.pending.extend(out);
     }
 
@@ -364,9 +394,6 @@ impl World {
         let mut out = Vec::new();
         self.catch_up.work(&self.live, 0, max, &mut out).unwrap();
         self.pending.extend(out);
-        if !self.catch_up.has_cursor(0) {
-            self.cursor = None;
-        }
     }
 
     fn release(&mut self, shard: usize) {
@@ -383,9 +410,6 @@ impl World {
         let mut out = Vec::new();
         self.catch_up.tick(&self.live, self.now, |_| true, &mut out);
         self.pending.extend(out);
-        if !self.catch_up.has_cursor(0) {
-            self.cursor = None;
-        }
     }
 
     fn step(&mut self) {
@@ -403,12 +427,13 @@ impl World {
                 }
             }
             30..40 => self.look(shard),
-            40..50 => self.tick(),
-            50..58 => self.open_cursor(),
-            58..68 => {
+            40..46 => self.tick(),
+            46..53 => self.open_cursor(),
+            53..61 => {
                 let max = self.random.random_range(0..6);
                 self.read_cursor(max);
             }
+            61..68 => self.hear(),
             68..80 => {
                 let max = self.random.random_range(1..5);
                 self.work(max);
@@ -474,6 +499,7 @@ impl World {
         *counts.entry("caught up").or_default() += counters.caught_up as usize;
         *counts.entry("events").or_default() += counters.items as usize;
         *counts.entry("reopened").or_default() += counters.reopenings as usize;
+        *counts.entry("unheard").or_default() += self.unheard;
         counts
     }
 }

@@ -14,7 +14,7 @@ use super::{Phases, Pump, ROOM_POLL, backoff};
 use crate::{
     config::Oversize,
     ingest::{
-        catch_up::Next,
+        catch_up::{self, Next, Opening},
         reader::{self, FromReader, Reading, Said},
         route::ShardIndex,
         source::{Purpose, SourceError},
@@ -31,36 +31,27 @@ const SLICE_EVENTS: usize = 128;
 /// How often passes are begun and looked after.
 const TICK_EVERY: Duration = Duration::from_millis(100);
 
-/// The reader of a backend's cursor.
+/// The reader of a backend's cursor. What it reads for, and when it may hand on a batch, is the business of
+/// [`CatchUpCore`](crate::ingest::catch_up::CatchUpCore).
 pub(super) struct CursorReader {
     task: Option<JoinHandle<()>>,
-    attempt: u64,
-    /// Lets it hand on one batch for each that has been worked off.
+    /// That of the cursor.
+    number: u64,
+    /// Lets it hand on one batch for each permit.
     turns: Arc<Semaphore>,
-    has_turn: bool,
     /// It is to get past an event that is too large.
     one_by_one: bool,
 }
 
 impl CursorReader {
     pub(super) fn new() -> Self {
-        let turns = Arc::new(Semaphore::new(0));
-        Self { task: None, attempt: 0, turns, has_turn: false, one_by_one: false }
+        Self { task: None, number: 0, turns: Arc::new(Semaphore::new(0)), one_by_one: false }
     }
 
-    /// Ends the reader; nothing of it is listened to any more.
+    /// Ends the reader. What it has said already is told from the words of others by its number.
     fn close(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
-        }
-        self.attempt += 1;
-        self.has_turn = false;
-    }
-
-    /// Lets the reader hand on its next batch.
-    fn turn(&mut self) {
-        if !std::mem::replace(&mut self.has_turn, true) {
-            self.turns.add_permits(1);
         }
     }
 }
@@ -104,7 +95,11 @@ impl Pump {
         match self.catch_up.work(&self.core, backend, events_max, &mut self.out) {
             Ok(Next::More) => self.catch_up_has_more = true,
             Ok(Next::Wait) => {}
-            Err(error) => self.cursor_failed(backend, &SourceError::Transient(error.to_string())),
+            Err(error) => {
+                let error = SourceError::Transient(error.to_string());
+                let (now, retry_at) = (self.millis(), self.retry_at(backend, &error));
+                self.catch_up.failed(&self.core, backend, &error, now, retry_at, &mut self.out);
+            }
         }
         self.look_after_cursor(backend);
     }
@@ -113,20 +108,20 @@ impl Pump {
     fn look_after_cursor(&mut self, backend: usize) {
         let now = self.millis();
         let cursor = &mut self.cursors[backend];
-        if !self.catch_up.has_cursor(backend) && cursor.task.is_some() {
+        if self.catch_up.cursor(backend) != Some(cursor.number) {
             cursor.close();
         }
-        if self.catch_up.takes_batch(backend) {
-            cursor.turn();
+        if self.catch_up.grant(backend) {
+            cursor.turns.add_permits(1);
         }
-        let Some(start) = self.catch_up.open(&self.core, backend, now) else { return };
+        let Some(Opening { number, start }) = self.catch_up.open(&self.core, backend, now) else { return };
         debug_assert!(cursor.task.is_none(), "a cursor is opened beside another");
-        cursor.attempt += 1;
+        cursor.number = number;
         cursor.turns = Arc::new(Semaphore::new(0));
         let reading = Reading {
             source: self.backends[backend].source.clone(),
             backend,
-            attempt: cursor.attempt,
+            attempt: number,
             start,
             purpose: Purpose::CatchUp,
             one_by_one: cursor.one_by_one,
@@ -152,52 +147,48 @@ impl Pump {
     }
 
     pub(super) fn hear_cursor(&mut self, said: FromReader) {
-        let FromReader { backend, attempt, what, .. } = said;
-        if self.cursors[backend].attempt != attempt {
+        // Nothing of what is said while the node stops leads anywhere.
+        if *self.phase.borrow() != Phases::Running {
             return;
         }
-        // It reads for a pass that has ended since, be it that the next one has begun: what it read is further on than that one is.
-        if !self.catch_up.has_cursor(backend) {
-            self.look_after_cursor(backend);
-            return;
-        }
+        let FromReader { backend, attempt: number, what, .. } = said;
         let now = self.millis();
-        match what {
+        let mut one_by_one = self.cursors[backend].one_by_one;
+        let said = match what {
             // Only asked by live reading.
-            Said::Identified(_) => {}
-            Said::Opened { start } => self.catch_up.opened(backend, start, now, &mut self.out),
-            Said::Batch(batch) => {
-                self.cursors[backend].has_turn = false;
-                self.catch_up.batch(backend, batch);
-            }
+            Said::Identified(_) => return,
+            Said::Opened { start } => catch_up::Said::Opened { start },
+            Said::Batch(batch) => catch_up::Said::Batch(batch),
             Said::TooLarge(event) => {
-                self.cursors[backend].one_by_one = false;
-                self.cursors[backend].close();
-                self.catch_up.too_large(backend, event, now);
+                one_by_one = false;
+                catch_up::Said::TooLarge(event)
             }
-            Said::TooLargeUnknown(error) => self.cursor_failed(backend, &error),
+            Said::TooLargeUnknown(error) => self.failed_cursor(backend, error),
             Said::Failed(SourceError::Oversize(_)) if self.config.oversize == Oversize::Skip => {
-                self.cursors[backend].one_by_one = true;
+                one_by_one = true;
                 // Opened again at once, where it was.
-                self.cursor_failed(backend, &SourceError::Ended(String::new()));
+                self.failed_cursor(backend, SourceError::Ended(String::new()))
             }
             Said::Failed(error) => {
-                if matches!(error, SourceError::Ended(_)) {
-                    self.cursors[backend].one_by_one = false;
-                }
-                self.cursor_failed(backend, &error);
+                one_by_one &= !matches!(error, SourceError::Ended(_));
+                self.failed_cursor(backend, error)
             }
+        };
+        if self.catch_up.hear(&self.core, backend, number, said, now, &mut self.out) {
+            self.cursors[backend].one_by_one = one_by_one;
         }
         self.look_after_cursor(backend);
     }
 
-    fn cursor_failed(&mut self, backend: usize, error: &SourceError) {
-        self.cursors[backend].close();
-        let now = self.millis();
-        let pause = backoff(self.catch_up.failures(backend));
-        let retry_at = Millis(now.0 + pause.as_millis() as u64);
+    fn failed_cursor(&self, backend: usize, error: SourceError) -> catch_up::Said {
+        let retry_at = self.retry_at(backend, &error);
+        catch_up::Said::Failed { error, retry_at }
+    }
+
+    /// When a backend's cursor that has failed is to be opened again: after a pause that grows.
+    fn retry_at(&self, backend: usize, error: &SourceError) -> Millis {
         tracing::debug!(backend = self.backends[backend].source.name(), %error, "the catch-up cursor failed");
-        self.catch_up.failed(&self.core, backend, error, now, retry_at, &mut self.out);
+        Millis(self.millis().0 + backoff(self.catch_up.failures(backend)).as_millis() as u64)
     }
 
     /// The cursors of all passes are closed for good.

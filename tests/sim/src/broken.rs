@@ -44,6 +44,9 @@ pub enum Broken {
     MergeOneEarly,
     /// A shard takes a pass for going on when the first of the live stream comes that is not the pass's: that comes before the end.
     MergeOneLate,
+    /// What a cursor has read for a pass that has ended is taken for the next one's, which began further back: that one's cursor goes on
+    /// where the old one stood when it read it.
+    OldCursorHeard,
     /// A Gateway isn't told that a subscription is catching up: what heartbeats say is taken to be about it all the while.
     CatchingUpUntold,
     /// The SDK takes what a shard has bound for what it has asked for late: the answer that it was there before, perhaps with other content,
@@ -54,7 +57,7 @@ pub enum Broken {
 }
 
 impl Broken {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::CheckpointAhead,
         Self::SettleBeforeAck,
         Self::FilterConfirmedEarly,
@@ -71,6 +74,7 @@ impl Broken {
         Self::GapForgotten,
         Self::MergeOneEarly,
         Self::MergeOneLate,
+        Self::OldCursorHeard,
         Self::CatchingUpUntold,
         Self::LateAnswerBelieved,
         Self::PositionBeforeDone,
@@ -94,6 +98,7 @@ impl Broken {
             Self::GapForgotten => "gap-forgotten",
             Self::MergeOneEarly => "merge-one-early",
             Self::MergeOneLate => "merge-one-late",
+            Self::OldCursorHeard => "old-cursor-heard",
             Self::CatchingUpUntold => "catching-up-untold",
             Self::LateAnswerBelieved => "late-answer-believed",
             Self::PositionBeforeDone => "position-before-done",

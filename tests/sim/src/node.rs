@@ -262,9 +262,7 @@ impl Node {
 
     /// The cursor of a pass breaks, if there is one.
     pub(crate) fn break_pass(&mut self, now: Millis) {
-        let mut out = std::mem::take(&mut self.scratch);
-        self.passes.fail(&self.core, now, &mut out);
-        self.take_out(out);
+        self.passes.fail(now);
     }
 
     /// The ingest thread does what is due of a pass, if nothing waits for room. Whether there was anything.

@@ -2,12 +2,13 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use bson::RawDocument;
 use shards::{CatchUp, CatchUpWanted, FromIngest, Millis};
 use streamer::ingest::{
-    catch_up::CatchUpCore,
+    catch_up::{CatchUpCore, Opening, Said},
     core::{IngestCore, ToShard},
     route::ShardIndex,
-    source::{Batch, SourceError},
+    source::{Batch, SourceError, Start},
 };
 
 use crate::{
@@ -15,9 +16,22 @@ use crate::{
     history::{History, Lost},
 };
 
+/// Who reads a cursor.
+struct Reader {
+    number: u64,
+    /// The next event that it yields.
+    next: usize,
+    /// A batch is asked for.
+    is_granted: bool,
+}
+
 pub(crate) struct Passes {
     core: CatchUpCore,
-    cursor: Option<usize>,
+    reader: Option<Reader>,
+    /// What readers have said, with the numbers of their cursors, and wasn't heard yet.
+    said: VecDeque<(u64, Said)>,
+    /// The cluster time of what was read for a pass that had ended when it was heard, only to break a rule with it.
+    unheard: Option<u64>,
     broken: Option<Broken>,
     /// Of each shard, what is kept back only to break a rule with it.
     held: Vec<Option<FromIngest>>,
@@ -27,7 +41,7 @@ impl Passes {
     pub(crate) fn new(live: &IngestCore, of: &SimConfig) -> Self {
         let core = CatchUpCore::new(live, Duration::from_millis(of.halve_within_ms));
         let held = (0..live.shards()).map(|_| None).collect();
-        Self { core, cursor: None, broken: of.broken, held }
+        Self { core, reader: None, said: VecDeque::new(), unheard: None, broken: of.broken, held }
     }
 
     pub(crate) fn wanted(&mut self, shard: ShardIndex, wanted: Arc<CatchUpWanted>) {
@@ -43,9 +57,10 @@ impl Passes {
     }
 
     /// The cursor breaks.
-    pub(crate) fn fail(&mut self, live: &IngestCore, now: Millis, out: &mut Vec<ToShard>) {
-        if self.cursor.take().is_some() {
-            self.core.failed(live, 0, &SourceError::Transient("injected".into()), now, now, out);
+    pub(crate) fn fail(&mut self, now: Millis) {
+        if let Some(reader) = self.reader.take() {
+            let error = SourceError::Transient("injected".into());
+            self.said.push_back((reader.number, Said::Failed { error, retry_at: now }));
         }
     }
 
@@ -60,30 +75,55 @@ impl Passes {
     ) -> bool {
         let before = (self.core.pass(0), self.core.counters(0).events, out.len());
         self.core.tick(live, now, |_| true, out);
-        if let Some(start) = self.core.open(live, 0, now) {
-            match history.open(&start) {
-                Ok((cursor, place)) => {
-                    self.cursor = Some(cursor);
-                    self.core.opened(0, place, now, out);
-                }
-                Err(Lost) => {
-                    self.core.failed(live, 0, &SourceError::HistoryLost("forgotten".into()), now, now, out);
-                }
-            }
-        }
-        if !self.core.has_cursor(0) {
-            self.cursor = None;
-        }
-        if let Some(cursor) = self.cursor.filter(|_| max > 0 && self.core.takes_batch(0)) {
-            let mut events = Vec::new();
-            let resume = history.read(cursor, max, &mut events);
-            self.cursor = Some(cursor + events.len());
-            let is_all = cursor + events.len() == history.len();
-            let passed = is_all.then(|| history.passed());
-            self.core.batch(0, Batch { events, resume, passed, ..Batch::default() });
+        let heard = max > 0 && !self.said.is_empty();
+        if heard {
+            self.hear(live, now, out);
         }
         self.core.work(live, 0, max, out).expect("the simulated source keeps to its protocol");
-        before != (self.core.pass(0), self.core.counters(0).events, out.len())
+        let said = self.look_after_reader(live, history, max, now);
+        heard || said || before != (self.core.pass(0), self.core.counters(0).events, out.len())
+    }
+
+    /// Hears all that readers have said since the last step. A tick may have ended the pass that it was for, and begun another.
+    fn hear(&mut self, live: &IngestCore, now: Millis, out: &mut Vec<ToShard>) {
+        for (number, said) in self.said.drain(..) {
+            let first = match &said {
+                Said::Batch(batch) if self.broken == Some(Broken::OldCursorHeard) => batch.events.first().cloned(),
+                _ => None,
+            };
+            if !self.core.hear(live, 0, number, said, now, out) {
+                self.unheard = first.map(|event| cluster_time(&event));
+            }
+        }
+    }
+
+    /// Opens and closes the cursor as the pass wants, and has it read a batch where one is asked for. Whether anything is said.
+    fn look_after_reader(&mut self, live: &IngestCore, history: &mut History, max: usize, now: Millis) -> bool {
+        let said = self.said.len();
+        self.reader.take_if(|reader| self.core.cursor(0) != Some(reader.number));
+        if let Some(Opening { number, start }) = self.core.open(live, 0, now) {
+            let start = self.unheard.take().map_or(start, |time| Start::At { time });
+            let what = match history.open(&start) {
+                Ok((next, start)) => {
+                    self.reader = Some(Reader { number, next, is_granted: false });
+                    Said::Opened { start }
+                }
+                Err(Lost) => Said::Failed { error: SourceError::HistoryLost("forgotten".into()), retry_at: now },
+            };
+            self.said.push_back((number, what));
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.is_granted |= self.core.grant(0);
+            if max > 0 && std::mem::take(&mut reader.is_granted) {
+                let mut events = Vec::new();
+                let resume = history.read(reader.next, max, &mut events);
+                reader.next += events.len();
+                let passed = (reader.next == history.len()).then(|| history.passed());
+                let batch = Batch { events, resume, passed, ..Batch::default() };
+                self.said.push_back((reader.number, Said::Batch(batch)));
+            }
+        }
+        self.said.len() > said
     }
 
     /// What a pass has put out goes into a ring that has room to spare.
@@ -118,4 +158,10 @@ impl Passes {
             _ => ring.push_back(item),
         }
     }
+}
+
+fn cluster_time(event: &[u8]) -> u64 {
+    let event = RawDocument::from_bytes(event).expect("an event is BSON");
+    let time = event.get_timestamp("clusterTime").expect("every event has a cluster time");
+    u64::from(time.time) << 32 | u64::from(time.increment)
 }
