@@ -1,5 +1,7 @@
 //! What a source has, and how a cursor is opened in it.
 
+use bytes::Bytes;
+
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
