@@ -233,11 +233,29 @@ impl World {
     pub(crate) async fn wait_live(&mut self) -> Duration {
         let started = Instant::now();
         let epoch = self.epoch().await;
-        for gateway in self.gateways.iter().filter(|gateway| gateway.is_running()) {
-            let missing = || format!("{} live on {epoch}: {:?}", gateway.name, gateway.status());
-            wait_for(|| gateway.is_live_on(&epoch).then_some(()), missing).await;
-        }
+        self.wait_all("live", |gateway| gateway.is_live_on(&epoch)).await;
         started.elapsed()
+    }
+
+    async fn wait_all(&self, what: &str, is_so: impl Fn(&GatewayProcess) -> bool) {
+        for gateway in self.gateways.iter().filter(|gateway| gateway.is_running()) {
+            let missing = || format!("{} {what}: {:?}", gateway.name, gateway.status());
+            wait_for(|| is_so(gateway).then_some(()), missing).await;
+        }
+    }
+
+    /// Starts the node, and waits until every Gateway that runs is live on it.
+    pub(crate) async fn start_node_and_wait_live(&mut self) -> Started {
+        let started = Instant::now();
+        self.start_node().await;
+        let serves = started.elapsed();
+        let epoch = self.epoch().await;
+        self.wait_all("connected", |gateway| gateway.status().epoch.as_deref() == Some(&epoch)).await;
+        let connected = started.elapsed();
+        self.wait_all("synced", |gateway| gateway.is_synced_with(&epoch)).await;
+        let synced = started.elapsed();
+        self.wait_all("live", |gateway| gateway.is_live_on(&epoch)).await;
+        Started { serves, connected, synced, live: started.elapsed() }
     }
 
     /// Until every Gateway has kept that it is done with everything, a last write included. Nothing is read a second time for anybody then:
@@ -379,6 +397,18 @@ impl World {
         };
         self.gateways.iter().find_map(known).expect("a live subscription has a position")
     }
+}
+
+/// How long after the start of its process a node was so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Started {
+    /// All Gateways have all subscriptions live.
+    pub(crate) live: Duration,
+    /// It answers HTTP.
+    pub(crate) serves: Duration,
+    /// The last Gateway has been let in by a shard, and by all of them with all that it presented.
+    pub(crate) connected: Duration,
+    pub(crate) synced: Duration,
 }
 
 struct Load {
