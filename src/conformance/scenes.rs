@@ -2,6 +2,7 @@
 
 use futures::{FutureExt, future::LocalBoxFuture};
 use serde_json::json;
+use streamer_gateway::{Error, TerminalError};
 use tokio::time::Duration;
 use wire::{
     Operation::{Insert, Update},
@@ -290,8 +291,15 @@ async fn superseded(stage: &mut Stage) -> Played {
         .token(TOKEN)
         .agent("streamer-conformance")
         .connect()
-        .await
-        .map_err(|error| Stopped::Fault(format!("the other Gateway could not connect: {error}")))?;
+        .await;
+    let came_back =
+        |error: TerminalError| Stopped::Fault(format!("the Gateway came back after it was superseded: {error}"));
+    let other = match other {
+        Ok(other) => other,
+        // So soon that the other one was not wholly there.
+        Err(Error::Terminal(error @ TerminalError::Superseded { .. })) => return Err(came_back(error)),
+        Err(error) => return Err(Stopped::Fault(format!("the other Gateway could not connect: {error}"))),
+    };
     let ended = |judge: &Judge| match judge.ended.as_deref() {
         Some("SUPERSEDED") => Ok(()),
         Some(reason) => Err(format!("the Gateway has ended because of {reason} instead of SUPERSEDED")),
@@ -303,10 +311,7 @@ async fn superseded(stage: &mut Stage) -> Played {
     let error = other.error();
     other.close().await;
     told?;
-    match error {
-        None => Ok(()),
-        Some(error) => Err(Stopped::Fault(format!("the Gateway came back after it was superseded: {error}"))),
-    }
+    error.map_or(Ok(()), |error| Err(came_back(error)))
 }
 
 async fn gap(stage: &mut Stage) -> Played {
