@@ -18,3 +18,8 @@ pub use events::Events;
 pub use message::*;
 pub use position::{BackendId, BadPosition, EventId, Lineage, Position, Positions};
 pub use slot::{PlaceHash, SLOTS, SlotTable};
+
+/// Longest UDP payload, in bytes, that a shard looks for a path to carry, and that our SDK says it takes. It fits into the 9,000 bytes of jumbo frames,
+/// and into loopback; where a path carries less, QUIC finds that out. Ten of it, as many as quinn sends with one call, stay below the 65,507 bytes that
+/// a call may have: beyond that the kernel refuses them, and quinn takes them for lost on the way.
+pub const UDP_PAYLOAD_MAX: u16 = 6_500;

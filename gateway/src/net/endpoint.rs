@@ -89,7 +89,9 @@ fn bind(any: SocketAddr) -> std::io::Result<Endpoint> {
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.bind(&any.into())?;
-    Endpoint::new(EndpointConfig::default(), None, socket.into(), Arc::new(TokioRuntime))
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(wire::UDP_PAYLOAD_MAX).expect("it is more than the 1,200 bytes that QUIC asks for");
+    Endpoint::new(config, None, socket.into(), Arc::new(TokioRuntime))
 }
 
 /// `host:port` or `[v6]:port`.

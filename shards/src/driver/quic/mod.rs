@@ -6,7 +6,7 @@ mod session;
 use std::{io, net::UdpSocket, rc::Rc, sync::Arc, time::Duration};
 
 use quinn::{
-    EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::{NoInitialCipherSuite, QuicServerConfig},
 };
 use wire::{ErrorCode, Hello};
@@ -121,8 +121,16 @@ pub(super) fn server_config(tls: &rustls::ServerConfig, config: &QuicConfig) -> 
     let crypto = QuicServerConfig::try_from(tls)?;
 
     let idle = Duration::from_millis(u64::from(config.idle_timeout_ms));
+    let mut mtu_discovery = MtuDiscoveryConfig::default();
+    mtu_discovery.upper_bound(wire::UDP_PAYLOAD_MAX);
+    let mut ack_frequency = AckFrequencyConfig::default();
+    ack_frequency.ack_eliciting_threshold(VarInt::from_u32(PACKETS_UNACKED));
     let mut transport = TransportConfig::default();
     transport
+        // What a Gateway that knows the extension needn't send, it needn't seal, nor this shard open.
+        .ack_frequency_config(Some(ack_frequency))
+        // What a packet costs, its kernel calls, sealing and acks, is shared by more entries.
+        .mtu_discovery_config(Some(mtu_discovery))
         .max_idle_timeout(Some(IdleTimeout::try_from(idle).map_err(|_| TlsError::IdleTimeout(config.idle_timeout_ms))?))
         .initial_rtt(INITIAL_RTT)
         .keep_alive_interval(Some(idle / 3))
@@ -147,6 +155,9 @@ pub(super) fn server_config(tls: &rustls::ServerConfig, config: &QuicConfig) -> 
 
 /// What a round trip is taken to last before one was seen: an answer that is lost is sent again after three times as long.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// Packets that a Gateway may leave unacked, by the draft of the extension "QUIC Acknowledgment Frequency": half of those that may be on their way in the
+/// smallest congestion window that a connection begins with, so that none waits for the delay of an ack.
+const PACKETS_UNACKED: u32 = 4;
 const INCOMING_BYTES: u64 = 64 * 1024;
 const INCOMING_BYTES_TOTAL: u64 = 16 * 1024 * 1024;
 
