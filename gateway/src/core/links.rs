@@ -355,8 +355,9 @@ fn connect_ms(failures: u32) -> u64 {
 const CONNECT_MS_FIRST: u64 = 2_000;
 const CONNECT_MS_MAX: u64 = 10_000;
 
-/// A session that held this long makes the next backoff begin anew.
-const STABLE_MS: u64 = 5_000;
+/// A session that held this long makes the next backoff begin anew: a Gateway then comes at most once a second to a node that ends it, and
+/// soon to one that was killed and started again a few times.
+const STABLE_MS: u64 = 1_000;
 
 /// Failures in a row of one shard, with no shard connected, after which the node is looked for by all addresses known.
 const LOST_AFTER_FAILURES: u32 = 3;
