@@ -8,13 +8,14 @@ pub(super) fn examine(wanted: &Wanted, host: &Host) -> Vec<Finding> {
 
 fn huge_pages(host: &Host) -> Finding {
     const CONDITION: &str = "transparent huge pages";
-    const NEEDED: &str = "madvise or never: with always, memory is put together at moments of the kernel's choice";
+    const NEEDED: &str = "madvise: with never, matching waits for memory; with always, the kernel moves it at will";
     const PATH: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
     let Some(chosen) = host.chosen(PATH) else {
         return Finding::good(CONDITION, NEEDED, "the kernel has none");
     };
     let finding = Finding::good(CONDITION, NEEDED, chosen.clone());
-    if chosen != "always" {
+    // What asks for large pages is the allocator.
+    if chosen == "madvise" {
         return finding;
     }
     finding.with_settings(Severity::Warning, vec![Setting { path: PATH.into(), value: "madvise".into() }])

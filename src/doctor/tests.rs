@@ -110,7 +110,7 @@ fn a_good_host_is_good() {
 
 #[test]
 fn each_condition_is_found_by_itself() {
-    let cases: [(&str, &str, &str, Severity); 11] = [
+    let cases: [(&str, &str, &str, Severity); 12] = [
         ("kernel", "/proc/sys/kernel/osrelease", "5.4.0-1", Severity::Warning),
         ("UDP receive buffer", "/proc/sys/net/core/rmem_max", "212992", Severity::Warning),
         ("UDP send buffer", "/proc/sys/net/core/wmem_max", "212992", Severity::Warning),
@@ -119,6 +119,12 @@ fn each_condition_is_found_by_itself() {
             "transparent huge pages",
             "/sys/kernel/mm/transparent_hugepage/enabled",
             "[always] madvise never",
+            Severity::Warning,
+        ),
+        (
+            "transparent huge pages",
+            "/sys/kernel/mm/transparent_hugepage/enabled",
+            "always madvise [never]",
             Severity::Warning,
         ),
         ("swap", "/proc/swaps", "Filename Type\n/swap.img file 8388604", Severity::Warning),
