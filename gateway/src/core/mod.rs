@@ -34,6 +34,7 @@ mod requests;
 mod session;
 mod status;
 mod subscriptions;
+mod terminal;
 mod verify;
 
 use std::{
@@ -50,6 +51,7 @@ use wire::{
 pub use event::{AppEvent, Change};
 pub use fifo::Token;
 pub use status::{Counters, ShardStatus, Status};
+pub use terminal::TerminalError;
 
 use fifo::{Effect, Fifo};
 use jitter::Jitter;
@@ -158,22 +160,6 @@ pub enum Output {
     Close { session: SessionId, code: Option<ErrorCode>, message: String },
     /// Nothing will be connected any more.
     Terminal(TerminalError),
-}
-
-/// Why a Gateway can't go on. Trying again would end the same way, or would end another Gateway.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TerminalError {
-    /// Another process with the same Gateway id has connected. Two can't share an id: each would end the other for ever.
-    #[error("another session of Gateway {gateway:?} has taken over: {message}. Only one process may use a Gateway id")]
-    Superseded { gateway: String, message: String },
-    #[error("the node refused the token of Gateway {gateway:?}: {message}")]
-    Unauthorized { gateway: String, message: String },
-    #[error("the node forbids Gateway {gateway:?} to connect: {message}")]
-    Forbidden { gateway: String, message: String },
-    #[error("{address} is not trusted: {message}")]
-    Untrusted { address: String, message: String },
-    #[error("the node refused Gateway {gateway:?} ({code:?}): {message}")]
-    Refused { gateway: String, code: ErrorCode, message: String },
 }
 
 /// What the node said of itself.
