@@ -52,10 +52,6 @@ pub struct IngestCounters {
 }
 
 /// What becomes of an event, by the filters in use.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives for one event on the stack; a box would cost each change an allocation"
-)]
 pub(super) enum Routed {
     /// No shard wants it.
     Nobody,

@@ -132,7 +132,7 @@ fn a_change_goes_to_the_owner_of_its_place_with_its_images() {
     assert_eq!(change.position.order(), ((2 << 32) | 1, 1));
     let after = change.after().unwrap();
     assert_eq!(after.names(), ("acme", "messages"));
-    assert_eq!(&after.document[..], document.to_vec().unwrap());
+    assert_eq!(after.document, document.to_vec().unwrap());
     assert_eq!(change.document_id(), predicate::stored_id(bson::RawBsonRef::String("m1")));
 }
 

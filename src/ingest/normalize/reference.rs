@@ -11,7 +11,7 @@ use wire::{GapReason, Operation, Position};
 use super::{super::event::Malformed, Skip};
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, dead_code, reason = "only the tests have it, and compare it as text")]
+#[expect(dead_code, reason = "only the tests have it, and compare it as text")]
 pub(super) enum Normalized {
     Change(Change),
     Gap { scopes: SmallVec<[Scope; 2]>, reason: GapReason },
