@@ -9,7 +9,7 @@ const ENUMS: [(&str, &str); 12] = [
     ("wire/src/message.rs", "ResyncReason"),
     ("wire/src/message.rs", "GapReason"),
     ("gateway/src/error.rs", "Error"),
-    ("gateway/src/core/mod.rs", "TerminalError"),
+    ("gateway/src/core/terminal.rs", "TerminalError"),
     ("src/node.rs", "NodeError"),
     ("src/tls.rs", "CertificateError"),
     ("src/ingest/source/embedded/store.rs", "StoreError"),
