@@ -3,15 +3,15 @@
 use bytes::{Bytes, BytesMut};
 use streamer_gateway::core::{AppEvent, CoreConfig, GatewayCore, Input, Millis, Output, SessionId};
 use wire::{
-    Bound, Certainty, Decoder, Delivery, Epoch, EventEntryRef, Handle, MAX_BODY_BYTES, Operation, Positions,
-    Registration, Reply, Request, ShardAddress, SlotTable, SubscribeItem, SubscribeResult, SubscriptionKey, Target,
-    Transition, Welcome, begin_events,
+    Bound, Certainty, Decoder, Delivery, Epoch, EventEntryRef, Handle, MAX_BODY_BYTES, Operation, Registration, Reply,
+    Request, ShardAddress, SlotTable, SubscribeResult, Target, Transition, Welcome, begin_events,
 };
 
 use crate::{
     Named, Scenario,
     ingest::{COLLECTION, TENANT, message},
     served::position,
+    shard::{item, key},
 };
 
 /// Subscriptions of the Gateway; an event is for the next few of them.
@@ -64,7 +64,7 @@ impl Work {
             Millis(0),
         );
         let Some(Output::Connect { session, .. }) = core.poll_output() else { panic!("it connects first of all") };
-        (0..SUBSCRIPTIONS).for_each(|number| core.handle(Input::Subscribe(item(number)), Millis(0)));
+        (0..SUBSCRIPTIONS).for_each(|number| core.handle(Input::Subscribe(item(number, String::new())), Millis(0)));
         core.handle(Input::Connected { session }, Millis(0));
         core.handle(Input::Reply { session, reply: welcome() }, Millis(0));
         while let Some(output) = core.poll_output() {
@@ -185,24 +185,6 @@ impl Scenario for Work {
         assert_eq!(self.taken % self.units(), 0, "each item of each round was taken");
         let each = self.bytes as f64 / (ITEMS / self.targets) as f64;
         format!("{SUBSCRIPTIONS} subscriptions; an event: {} targets, {each:.0} bytes", self.targets)
-    }
-}
-
-fn key(number: usize) -> SubscriptionKey {
-    SubscriptionKey { tenant: TENANT.into(), id: format!("s-{number}") }
-}
-
-fn item(number: usize) -> SubscribeItem {
-    SubscribeItem {
-        key: key(number),
-        collection: COLLECTION.into(),
-        filters: String::new(),
-        expr: String::new(),
-        ttl_s: 0,
-        transitions: true,
-        positions: Positions::default(),
-        group: None,
-        lossy: false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use predicate::Mapping;
 use shards::{Change, FromIngest, ShardStats};
-use wire::{Positions, SubscribeItem, SubscriptionKey};
+use wire::{SubscribeItem, SubscriptionKey};
 use workload::{EventFactory, EventOptions, Generator, Preset, Profile, Write, WriteKind};
 
 use crate::{
@@ -38,18 +38,12 @@ pub fn scenarios() -> Vec<Named> {
 /// A subscription and the index of its Gateway.
 type Item = (usize, SubscribeItem);
 
-fn item(i: usize, filters: String) -> SubscribeItem {
-    SubscribeItem {
-        key: SubscriptionKey { tenant: TENANT.into(), id: format!("s-{i}") },
-        collection: COLLECTION.into(),
-        filters,
-        expr: String::new(),
-        ttl_s: 0,
-        transitions: true,
-        positions: Positions::default(),
-        group: None,
-        lossy: false,
-    }
+pub(crate) fn key(i: usize) -> SubscriptionKey {
+    SubscriptionKey { tenant: TENANT.into(), id: format!("s-{i}") }
+}
+
+pub(crate) fn item(i: usize, filters: String) -> SubscribeItem {
+    SubscribeItem { filters, ..SubscribeItem::new(key(i), COLLECTION) }
 }
 
 /// Three for each room.

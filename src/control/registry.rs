@@ -303,7 +303,7 @@ pub(super) mod tests {
 
     use predicate::Mapping;
     use shards::Ticket;
-    use wire::{PlaceHash, Positions, SlotTable};
+    use wire::{PlaceHash, SlotTable};
 
     use super::*;
     use crate::{
@@ -312,17 +312,7 @@ pub(super) mod tests {
     };
 
     pub(crate) fn item(tenant: &str, id: &str, collection: &str) -> SubscribeItem {
-        SubscribeItem {
-            key: SubscriptionKey { tenant: tenant.into(), id: id.into() },
-            collection: collection.into(),
-            filters: String::new(),
-            expr: String::new(),
-            ttl_s: 0,
-            transitions: true,
-            positions: Positions::default(),
-            group: None,
-            lossy: false,
-        }
+        SubscribeItem::new(SubscriptionKey { tenant: tenant.into(), id: id.into() }, collection)
     }
 
     fn config(shards: u16, per_gateway: u64) -> RegistrarConfig {

@@ -125,17 +125,7 @@ pub(crate) fn hello(gateway: &str, token: &str) -> Request {
 
 /// A subscription to a whole collection, to be changed.
 pub(crate) fn item(tenant: &str, id: &str, collection: &str) -> SubscribeItem {
-    SubscribeItem {
-        key: SubscriptionKey { tenant: tenant.into(), id: id.into() },
-        collection: collection.into(),
-        filters: String::new(),
-        expr: String::new(),
-        ttl_s: 0,
-        transitions: true,
-        positions: Default::default(),
-        group: None,
-        lossy: false,
-    }
+    SubscribeItem::new(SubscriptionKey { tenant: tenant.into(), id: id.into() }, collection)
 }
 
 /// A collection of the tenant that this shard of so many owns.

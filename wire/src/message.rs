@@ -88,6 +88,23 @@ pub struct SubscribeItem {
     pub lossy: bool,
 }
 
+impl SubscribeItem {
+    /// To every change of a collection from now on, `leave` included, with the server's default for the rest.
+    pub fn new(key: SubscriptionKey, collection: impl Into<String>) -> Self {
+        Self {
+            key,
+            collection: collection.into(),
+            filters: String::new(),
+            expr: String::new(),
+            ttl_s: 0,
+            transitions: true,
+            positions: Positions::default(),
+            group: None,
+            lossy: false,
+        }
+    }
+}
+
 /// Gateway to shard, on the control stream.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Serialize, Deserialize)]
 pub enum Request {

@@ -6,17 +6,7 @@ use wire::BackendId;
 use super::*;
 
 fn item(id: u32) -> SubscribeItem {
-    SubscribeItem {
-        key: SubscriptionKey { tenant: format!("t{}", id % 3), id: format!("s{id}") },
-        collection: "c".into(),
-        filters: String::new(),
-        expr: String::new(),
-        ttl_s: 0,
-        transitions: true,
-        positions: Positions::default(),
-        group: None,
-        lossy: false,
-    }
+    SubscribeItem::new(SubscriptionKey { tenant: format!("t{}", id % 3), id: format!("s{id}") }, "c")
 }
 
 fn insert(all: &mut Subscriptions, members: &mut Members, id: u32) -> SubId {

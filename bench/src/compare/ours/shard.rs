@@ -6,7 +6,7 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 use bytes::Bytes;
 use predicate::Mapping;
 use shards::{Change, FromIngest, Image, NewChange};
-use wire::{Delivery, Handle, Operation, PlaceHash, Positions, SubscribeItem, SubscriptionKey, Transition};
+use wire::{Delivery, Handle, Operation, PlaceHash, SubscribeItem, SubscriptionKey, Transition};
 use workload::matching::{Answer, MatchSource, Pool, World};
 
 use crate::{
@@ -65,15 +65,9 @@ impl OursShard {
 pub(in crate::compare) fn item(world: &World, subscription: usize, source: MatchSource) -> SubscribeItem {
     let (tenant, collection) = world.place(source.collection);
     SubscribeItem {
-        key: SubscriptionKey { tenant, id: subscription.to_string() },
-        collection,
         filters: source.filters,
         expr: source.expr,
-        ttl_s: 0,
-        transitions: true,
-        positions: Positions::default(),
-        group: None,
-        lossy: false,
+        ..SubscribeItem::new(SubscriptionKey { tenant, id: subscription.to_string() }, collection)
     }
 }
 

@@ -306,17 +306,7 @@ fn key(id: &str) -> SubscriptionKey {
 }
 
 fn item(id: &str, collection: &str) -> SubscribeItem {
-    SubscribeItem {
-        key: key(id),
-        collection: collection.into(),
-        filters: String::new(),
-        expr: String::new(),
-        ttl_s: 0,
-        transitions: true,
-        positions: Positions::default(),
-        group: None,
-        lossy: false,
-    }
+    SubscribeItem::new(key(id), collection)
 }
 
 fn item_from(id: &str, collection: &str, time: u64) -> SubscribeItem {

@@ -136,17 +136,7 @@ pub(super) fn hello(gateway: &str, token: &str) -> Request {
 }
 
 pub(super) fn subscribe(request: u64, id: &str) -> Request {
-    let item = SubscribeItem {
-        key: SubscriptionKey { tenant: "t".into(), id: id.into() },
-        collection: "c".into(),
-        filters: String::new(),
-        expr: String::new(),
-        ttl_s: 0,
-        transitions: true,
-        positions: Default::default(),
-        group: None,
-        lossy: false,
-    };
+    let item = SubscribeItem::new(SubscriptionKey { tenant: "t".into(), id: id.into() }, "c");
     Request::Subscribe { request: RequestId(request), items: vec![item] }
 }
 

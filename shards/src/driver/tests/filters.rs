@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use predicate::{Mapping, Predicate, Source};
-use wire::{PlaceHash, Positions, SubscribeItem, SubscriptionKey};
+use wire::{PlaceHash, SubscribeItem, SubscriptionKey};
 
 use super::{
     client::block_on,
@@ -16,17 +16,7 @@ use crate::{
 
 fn register(number: u64) -> Command {
     let predicate = Predicate::compile(Source { filters: "", expr: "" }, &Mapping::Plain).unwrap();
-    let item = SubscribeItem {
-        key: SubscriptionKey { tenant: "t".into(), id: format!("s{number}") },
-        collection: collection(number),
-        filters: String::new(),
-        expr: String::new(),
-        ttl_s: 0,
-        transitions: true,
-        positions: Positions::default(),
-        group: None,
-        lossy: false,
-    };
+    let item = SubscribeItem::new(SubscriptionKey { tenant: "t".into(), id: format!("s{number}") }, collection(number));
     let what = CommandKind::Register { item, admission: Admission { predicate: Arc::new(predicate) } };
     Command { id: CommandId(number), gateway: "g".into(), what }
 }

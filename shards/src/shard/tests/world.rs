@@ -27,17 +27,7 @@ pub(super) fn positions(time: u64) -> Positions {
 /// A subscription of tenant `t` to collection `c` and documents with this field `a`; all of them for an empty text.
 pub(super) fn item(id: &str, a: &str) -> SubscribeItem {
     let filters = if a.is_empty() { String::new() } else { format!(r#"[{{"field":"a","op":"==","value":"{a}"}}]"#) };
-    SubscribeItem {
-        key: SubscriptionKey { tenant: "t".into(), id: id.into() },
-        collection: "c".into(),
-        filters,
-        expr: String::new(),
-        ttl_s: 0,
-        transitions: true,
-        positions: Positions::default(),
-        group: None,
-        lossy: false,
-    }
+    SubscribeItem { filters, ..SubscribeItem::new(SubscriptionKey { tenant: "t".into(), id: id.into() }, "c") }
 }
 
 /// What a Gateway sees, with its own names for handles, as short text.
