@@ -78,6 +78,13 @@ pub(crate) struct StatusFile {
     pub(crate) error: Option<String>,
 }
 
+impl StatusFile {
+    /// Whether every shard of this run of the node has what the Gateway presented.
+    pub(crate) fn is_synced_with(&self, epoch: &str) -> bool {
+        self.synced && self.epoch.as_deref() == Some(epoch)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Command {

@@ -107,13 +107,8 @@ impl GatewayProcess {
 
     /// Whether it has all its subscriptions live on this run of the node.
     pub(crate) fn is_live_on(&self, epoch: &str) -> bool {
-        self.is_synced_with(epoch) && self.status().live == self.keys.len()
-    }
-
-    /// Whether every shard of this run of the node has what it presented.
-    pub(crate) fn is_synced_with(&self, epoch: &str) -> bool {
         let status = self.status();
-        status.synced && status.epoch.as_deref() == Some(epoch)
+        status.is_synced_with(epoch) && status.live == self.keys.len()
     }
 
     pub(crate) fn positions(&self) -> SavedPositions {

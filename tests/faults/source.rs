@@ -53,9 +53,11 @@ pub(crate) struct MongoDb {
     layout: Layout,
     /// Keeps the stored form of every document.
     factory: EventFactory,
-    /// Before everything.
-    start: ResumeToken,
-    /// How often a last write was made: so often the history has one, and ends with it.
+    /// The history as far as it was read, which is up to a last write.
+    history: Vec<Document>,
+    /// Where it goes on; before everything at first.
+    goes_on: ResumeToken,
+    /// Last writes that were made and not read yet.
     last_writes: usize,
     /// As the node connects, so that fail points can mean it alone.
     pub(crate) app_name: String,
@@ -67,10 +69,18 @@ impl Source {
         let (database, pipeline) = layout.watched();
         let database = database.expect("the documents of this preset are in one database");
         let stream = database.watch().pipeline(pipeline).await.expect("the server opens a change stream");
-        let start = stream.resume_token().expect("a stream that was just opened tells where");
+        let goes_on = stream.resume_token().expect("a stream that was just opened tells where");
         let factory = EventFactory::new(EventOptions::new(Preset::Syntrix));
         let app_name = format!("{}_node", server.prefix);
-        Self::MongoDb(Box::new(MongoDb { server, layout, factory, start, last_writes: 0, app_name }))
+        Self::MongoDb(Box::new(MongoDb {
+            server,
+            layout,
+            factory,
+            history: Vec::new(),
+            goes_on,
+            last_writes: 0,
+            app_name,
+        }))
     }
 
     /// The `[[backends]]` table of the node.
@@ -134,10 +144,14 @@ impl Source {
     }
 
     /// Every change of the source, as it has them itself. For the embedded one the node must have ended.
-    pub(crate) async fn history(&self, data: &Path, lineage: Lineage) -> Vec<OracleChange> {
+    pub(crate) async fn history(&mut self, data: &Path, lineage: Lineage) -> Vec<OracleChange> {
+        let stored;
         let events = match self {
-            Self::Embedded { .. } => read_store(&data.join("store")).await,
-            Self::MongoDb(mongodb) => within("the server's history", mongodb.history()).await,
+            Self::Embedded { .. } => {
+                stored = read_store(&data.join("store")).await;
+                &stored
+            }
+            Self::MongoDb(mongodb) => within("the server's history", mongodb.read_history()).await,
         };
         let mut numbering = Numbering::new(BackendId::of_name(BACKEND), lineage);
         let changes = events.iter().filter_map(|event| {
@@ -199,28 +213,31 @@ impl MongoDb {
         }
     }
 
-    /// Read again from the beginning to the last write, by a stock client's change stream.
-    async fn history(&self) -> Vec<Document> {
+    /// Read from the beginning to the last write, by a stock client's change stream: what was read before is not read again.
+    async fn read_history(&mut self) -> &Vec<Document> {
+        if self.last_writes == 0 {
+            return &self.history;
+        }
         let (database, pipeline) = self.layout.watched();
         let database = database.expect("the documents of this preset are in one database");
         let stream = database
             .watch()
             .pipeline(pipeline)
-            .start_after(self.start.clone())
+            .start_after(self.goes_on.clone())
             .full_document(FullDocumentType::UpdateLookup)
             .full_document_before_change(FullDocumentBeforeChangeType::WhenAvailable)
             .await;
         let mut stream = stream.expect("the server opens a change stream").with_type::<Document>();
-        let (mut events, mut last_writes) = (Vec::new(), 0);
-        while last_writes < self.last_writes {
+        while self.last_writes > 0 {
             let event = stream.next().await.expect("a change stream goes on").expect("the server is well by now");
             let is_last = event
                 .get_document("fullDocument")
                 .is_ok_and(|document| document.get_str("collection").is_ok_and(|name| name == LAST.1));
-            last_writes += usize::from(is_last);
-            events.push(event);
+            self.last_writes -= usize::from(is_last);
+            self.history.push(event);
         }
-        events
+        self.goes_on = stream.resume_token().expect("a stream that has given events tells where");
+        &self.history
     }
 
     pub(crate) fn client(&self) -> &Client {

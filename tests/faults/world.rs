@@ -252,7 +252,7 @@ impl World {
         let epoch = self.epoch().await;
         self.wait_all("connected", |gateway| gateway.status().epoch.as_deref() == Some(&epoch)).await;
         let connected = started.elapsed();
-        self.wait_all("synced", |gateway| gateway.is_synced_with(&epoch)).await;
+        self.wait_all("synced", |gateway| gateway.status().is_synced_with(&epoch)).await;
         let synced = started.elapsed();
         self.wait_all("live", |gateway| gateway.is_live_on(&epoch)).await;
         Started { serves, connected, synced, live: started.elapsed() }
@@ -378,7 +378,7 @@ impl World {
         }
         let status = self.node.take().expect("it runs").terminate().await;
         assert!(status.success(), "the node ended with {status}");
-        let source = self.source.lock().await;
+        let mut source = self.source.lock().await;
         let changes = source.history(&self.folder.path().join("data"), lineage).await;
         source.clean_up().await;
         let truth = Truth::new(&self.subscriptions, &changes, Preset::Syntrix);

@@ -28,7 +28,7 @@ fn keep_every_promise(report: Report) -> Outcome {
 
 #[test]
 fn nothing_is_lost_or_repeated_whatever_fails() {
-    let outcome = keep_every_promise(run_many(0, 96, cores(), false, SimConfig::new));
+    let outcome = keep_every_promise(run_many(0, 192, cores(), false, SimConfig::new));
     assert!(outcome.deliveries > 80_000, "too little was delivered: {outcome:?}");
     assert!(outcome.node_crashes_owing > 150, "too few crashes of the node with something owed: {outcome:?}");
     assert!(outcome.gateway_crashes_owing > 100, "too few crashes of Gateways that held something: {outcome:?}");
@@ -36,7 +36,7 @@ fn nothing_is_lost_or_repeated_whatever_fails() {
     assert!(outcome.gaps > 5_000 && outcome.histories_lost > 0, "too few gaps: {outcome:?}");
     assert!(outcome.filters_built > 700 && outcome.filters_failed > 80, "too few filters were built: {outcome:?}");
     assert!(outcome.checkpoints_torn > 10 && outcome.slots_rotten > 3, "too few checkpoints were bad: {outcome:?}");
-    assert!(outcome.late_lookups > 500 && outcome.expired > 50, "too little was late: {outcome:?}");
+    assert!(outcome.late_lookups > 500 && outcome.expired > 100, "too little was late: {outcome:?}");
     assert!(outcome.catch_ups > 100 && outcome.merges > 100, "too few caught up: {outcome:?}");
     assert!(outcome.outbox_full > 50 && outcome.past_deadline > 5, "too few Gateways were too slow: {outcome:?}");
     assert!(outcome.asked_late > 100 && outcome.begun_anew > 20, "too little was asked for late: {outcome:?}");
