@@ -3,12 +3,9 @@
 //!
 //! Invariant: nothing is changed, and nothing depends on it but time.
 
-use smallvec::SmallVec;
-
-use crate::insert::NEAR;
 use crate::machine::prefetch;
 use crate::places::Use;
-use crate::{Entry, Hang, Index};
+use crate::{Hang, Index};
 
 impl Index {
     /// Announces that the subscriptions at these slots are about to be removed. Some tens of them are best.
@@ -46,18 +43,6 @@ impl Index {
                 self.postings.prefetch_items(known.rest);
                 partition.prefetch_use(known.node_class >> 8, Use::Equal);
             }
-        }
-    }
-
-    /// Records that a subscription hangs on.
-    fn records_of(&self, entry: &Entry) -> SmallVec<[u32; 2]> {
-        match entry.hang() {
-            Hang::Sure { record, .. } => SmallVec::from_slice(&[record]),
-            Hang::Rest { rest } => {
-                let records = self.rests.get(rest).anchors.iter().map(|anchor| anchor.record);
-                records.filter(|record| *record < NEAR).collect()
-            }
-            Hang::Everyone { .. } | Hang::Never | Hang::Vacant => SmallVec::new(),
         }
     }
 }

@@ -26,7 +26,7 @@ const ANY_PARTITION: u32 = u32::MAX;
 /// The record of predicates without an anchor.
 const ALWAYS: u32 = u32::MAX;
 /// The record of ranges that their partition names itself.
-pub(crate) const NEAR: u32 = u32::MAX - 1;
+const NEAR: u32 = u32::MAX - 1;
 /// More anchors than this take more memory and time to come and go than looking at the predicate for each document does.
 const ANCHORS_MAX: usize = 2_048;
 /// What is walked for nobody else yet costs every document of the partition something.
@@ -487,6 +487,18 @@ impl Index {
         self.release(partition, node, what);
     }
 
+    /// Records of keys that a subscription hangs on.
+    pub(crate) fn records_of(&self, entry: &Entry) -> SmallVec<[u32; 2]> {
+        match entry.hang() {
+            Hang::Sure { record, .. } => SmallVec::from_slice(&[record]),
+            Hang::Rest { rest } => {
+                let records = self.rests.get(rest).anchors.iter().map(|anchor| anchor.record);
+                records.filter(|record| *record < NEAR).collect()
+            }
+            Hang::Everyone { .. } | Hang::Never | Hang::Vacant => SmallVec::new(),
+        }
+    }
+
     /// Makes a partition's bits of keys anew. It has few keys; if many subscriptions share them, the work isn't worth it.
     fn remake_keys(&mut self, partition: u32) {
         if self.partitions.get(partition).members.len() > REMADE_MEMBERS_MAX {
@@ -495,14 +507,8 @@ impl Index {
         let mut keys: Vec<(u32, u32)> = Vec::new();
         let key_of = |record: u32| (self.postings.record(record).node_class >> 8, self.postings.tag(record));
         for slot in &self.partitions.get(partition).members {
-            match self.entries.get(*slot).map(Entry::hang) {
-                Some(Hang::Sure { record, .. }) => keys.push(key_of(record)),
-                Some(Hang::Rest { rest }) => {
-                    let records = self.rests.get(rest).anchors.iter().map(|anchor| anchor.record);
-                    keys.extend(records.filter(|record| *record < NEAR).map(key_of));
-                }
-                _ => {}
-            }
+            let Some(entry) = self.entries.get(*slot) else { continue };
+            keys.extend(self.records_of(entry).into_iter().map(key_of));
         }
         self.partitions.get_mut(partition).set_keys(keys.into_iter());
     }

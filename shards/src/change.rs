@@ -1,7 +1,6 @@
 //! What the ingest thread hands to shards.
 
-use std::fmt;
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -299,7 +298,7 @@ impl Span {
         if part.is_empty() {
             return Self::default();
         }
-        let start = (part.as_ptr().addr()).wrapping_sub(whole.as_ptr().addr());
+        let start = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
         assert!(start < whole.len() && part.len() <= whole.len() - start, "a part of a change isn't one of its event");
         Self::of(start, part.len())
     }

@@ -156,7 +156,7 @@ impl Events {
             };
             if events.heads.is_empty() && at < body.len() {
                 // Entries of one message are mostly of one length. Where they are not, this is still no more than the body.
-                events.heads.reserve((body.len() / (at)).min(ENTRIES_USUAL));
+                events.heads.reserve((body.len() / at).min(ENTRIES_USUAL));
             }
             events.heads.push(head);
         }

@@ -111,7 +111,7 @@ impl Fifo {
         if self.last != Some(entry.session)
             && let Some(before) = self.last.replace(entry.session)
         {
-            self.last_of.insert(before, self.next_number().wrapping_sub(1));
+            self.last_of.insert(before, self.next_number() - 1);
         }
         self.waiting += usize::from(entry.event.is_some());
         self.entries.push_back(entry);

@@ -231,8 +231,8 @@ async fn read_deliveries(
     deliveries: &mut Vec<Delivery>,
 ) -> Result<(), Stop> {
     let mut left = READ_BYTES;
-    let mut next = Some(stream.read_chunk(left, true).await);
-    while let Some(read) = next {
+    let mut read = stream.read_chunk(left, true).await;
+    loop {
         let bytes = match read {
             Ok(Some(chunk)) => chunk.bytes,
             Ok(None) => return Err(Stop::Ended("the shard ended the delivery stream".into())),
@@ -243,20 +243,16 @@ async fn read_deliveries(
         while let Some(delivery) = decoder.next().map_err(Stop::Wire)? {
             deliveries.push(delivery);
         }
-        next = match left {
-            0 => None,
-            // Only what is there.
-            _ => {
-                let mut reading = pin!(stream.read_chunk(left, true));
-                poll_fn(|context| match reading.as_mut().poll(context) {
-                    Poll::Ready(read) => Poll::Ready(Some(read)),
-                    Poll::Pending => Poll::Ready(None),
-                })
-                .await
-            }
-        };
+        if left == 0 {
+            return Ok(());
+        }
+        // Only what is there.
+        let mut reading = pin!(stream.read_chunk(left, true));
+        match poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await {
+            Poll::Ready(more) => read = more,
+            Poll::Pending => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 fn write_failed(stream: &str, error: &WriteError) -> Stop {
